@@ -1,0 +1,50 @@
+# One command a purpose. `make` alone lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Pins that still hold are kept, so locking twice changes nothing; the index is never written down.
+LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lock bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/ready ## make the virtual environment from the locked requirements
+
+$(VENV)/ready: requirements/dev.txt pyproject.toml
+	@echo "==> setup: installing the locked requirements into $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: setup ## run the tests (ARGS="-k name" to choose)
+	@echo "==> test: the whole suite, random order"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## ruff, mypy --strict, import direction, lock files up to date
+	@echo "==> check: formatting and lint"
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@echo "==> check: types"
+	$(BIN)/mypy
+	@echo "==> check: import direction"
+	$(BIN)/python -m pytest -q -p no:randomly tests/architecture
+	@echo "==> check: lock files"
+	@rm -rf out/locks && mkdir -p out/locks && cp requirements/*.txt out/locks/
+	$(LOCK) pyproject.toml -o out/locks/runtime.txt > /dev/null
+	$(LOCK) pyproject.toml requirements/dev.in -o out/locks/dev.txt > /dev/null
+	@for name in runtime dev; do cmp out/locks/$$name.txt requirements/$$name.txt \
+	    || { echo "requirements/$$name.txt is out of date; run: make lock"; exit 1; }; done
+
+lock: setup ## write requirements/*.txt anew from pyproject.toml and requirements/dev.in
+	@echo "==> lock: resolving, with hashes, for Python 3.11 to 3.13"
+	$(LOCK) pyproject.toml -o requirements/runtime.txt > /dev/null
+	$(LOCK) pyproject.toml requirements/dev.in -o requirements/dev.txt > /dev/null
+
+clean: ## remove what the other targets made, except the virtual environment
+	@echo "==> clean: caches, output, built libraries, host state"
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis core/state
+	find plugins/libraries core/plugins/enabled -mindepth 1 ! -name .gitkeep -delete

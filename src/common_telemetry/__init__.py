@@ -1,0 +1,1 @@
+"""OpenTelemetry at message rate; usable alone."""
