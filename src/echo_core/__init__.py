@@ -1,1 +1,31 @@
-"""Plugins for message pipelines."""
+"""Plugins for message pipelines: everything that a plugin's author imports."""
+
+from echo_core._version import __version__
+from echo_core.errors import EchoCoreError, Invalid, PluginError, PublishRefused
+from echo_core.manifest import Manifest
+from echo_core.message import BaseMessage, Receipt
+from echo_core.plugin import Outcome, Plugin, PluginContext, ProcessingStatus
+from echo_core.roles import Filter, Router, Sink, Source, Transformer, Validator
+from echo_core.topics import TopicPattern
+
+__all__ = [
+    "BaseMessage",
+    "EchoCoreError",
+    "Filter",
+    "Invalid",
+    "Manifest",
+    "Outcome",
+    "Plugin",
+    "PluginContext",
+    "PluginError",
+    "ProcessingStatus",
+    "PublishRefused",
+    "Receipt",
+    "Router",
+    "Sink",
+    "Source",
+    "TopicPattern",
+    "Transformer",
+    "Validator",
+    "__version__",
+]

@@ -12,6 +12,7 @@ VOCABULARY = {
     "echo_core",
     "echo_core._version",
     "echo_core.errors",
+    "echo_core.names",
     "echo_core.topics",
     "echo_core.message",
     "echo_core.plugin",
@@ -51,9 +52,20 @@ def room(module: str) -> str:
     return parts[0] if parts[0] == "common_telemetry" else ".".join(parts[:2])
 
 
+def is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imported_modules(path: Path) -> set[str]:
+    """What the file imports when it runs; names needed by type checkers alone tie nothing together."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner) for node in ast.walk(tree) if is_for_types_only(node) for inner in ast.walk(node)
+    }
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -1,0 +1,109 @@
+"""The message: an immutable value that carries its lineage and its trace."""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+import msgspec
+from uuid_utils import uuid7
+
+from echo_core.errors import MessageError
+
+MAX_RECEIPTS: Final = 32
+"""A lineage keeps its first receipt and its newest ones: a cycle must not grow messages for ever."""
+
+
+def new_id() -> str:
+    """A new message id: a UUIDv7 (RFC 9562) as text, so ids sort by the time they were made."""
+    return str(uuid7())
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One step of a lineage: a message that this one was made from, and how many steps back it lies."""
+
+    message_id: str
+    source: str
+    hop: int
+
+
+class BaseMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One message. It never changes, and neither may its `data`: a reply or a split is derived from it."""
+
+    id: str = msgspec.field(default_factory=new_id)
+    """UUIDv7 text; unique, and the key under which a sink may recognise a message that comes twice."""
+    timestamp: int = msgspec.field(default_factory=time.time_ns)
+    """When it was made: nanoseconds since the Unix epoch, UTC."""
+    source: str
+    """Who made it: a plugin's name, or any name from outside."""
+    version: str = ""
+    """Version of the plugin that made it; empty when no plugin did."""
+    data: Any = None
+    """What it says: JSON-like values (and bytes, dates, Structs: whatever msgspec encodes)."""
+    schema: str = ""
+    """Name of what `data` looks like, where producers and consumers have agreed on one."""
+    trace_context: Mapping[str, str] = {}
+    """W3C traceparent, tracestate and baggage of the publication; written once, by the host."""
+    receipts: tuple[Receipt, ...] = ()
+    """The lineage, oldest first: receipts[0] is for the first message of all."""
+
+    def derive(self, data: Any, *, source: str, version: str = "", schema: str = "") -> Self:
+        """A new message made from this one: it carries a receipt for it, and so the lineage."""
+        return type(self)(
+            source=source, version=version, data=data, schema=schema, receipts=self.receipts_for_derived()
+        )
+
+    def receipts_for_derived(self) -> tuple[Receipt, ...]:
+        """The receipts that a message made from this one must carry."""
+        receipts = self.receipts
+        hop = receipts[-1].hop + 1 if receipts else 1
+        own = Receipt(message_id=self.id, source=self.source, hop=hop)
+        if len(receipts) < MAX_RECEIPTS:
+            return (*receipts, own)
+        return (receipts[0], *receipts[2 - MAX_RECEIPTS :], own)
+
+    @property
+    def root_id(self) -> str:
+        """Id of the first message of the lineage; its own for a message that was made from none."""
+        return self.receipts[0].message_id if self.receipts else self.id
+
+    @property
+    def parent_ids(self) -> tuple[str, ...]:
+        """Ids of the messages that this one was directly made from."""
+        receipts = self.receipts
+        if not receipts:
+            return ()
+        newest = receipts[-1].hop
+        if len(receipts) == 1 or receipts[-2].hop != newest:
+            return (receipts[-1].message_id,)
+        return tuple(receipt.message_id for receipt in receipts if receipt.hop == newest)
+
+    @property
+    def time(self) -> datetime:
+        """`timestamp` for people."""
+        return datetime.fromtimestamp(self.timestamp / 1e9, tz=UTC)
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(BaseMessage)
+
+
+def encode(message: BaseMessage) -> bytes:
+    """The message as MessagePack bytes; raises `MessageError` if its data has no such form."""
+    try:
+        return _ENCODER.encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MessageError(
+            "the message cannot be encoded",
+            where=f"message {message.id} from {message.source}",
+            why=str(error),
+            fix="publish JSON-like values, bytes, dates or msgspec Structs",
+        ) from error
+
+
+def decode(raw: bytes) -> BaseMessage:
+    """The message that `encode` made these bytes from; raises `MessageError` if it did not."""
+    try:
+        return _DECODER.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MessageError("the bytes are no message", why=str(error)) from error

@@ -1,0 +1,189 @@
+"""The six roles: a thin `Plugin` each, with one method to write.
+
+What a role makes goes to the first of its `publications`, unless it says where: a result that is a
+tuple `(topic, data)` goes to that topic. A coroutine is the rule; a class declared `blocking=True`
+writes a plain `def`, which runs in a thread.
+"""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, ClassVar, Final, TypeAlias
+
+from echo_core.errors import Invalid, PluginError
+from echo_core.message import BaseMessage
+from echo_core.plugin import Plugin, ProcessingStatus
+
+Output: TypeAlias = Any
+"""Data for the plugin's first publication, or `(topic, data)`."""
+
+
+class Role(Plugin):
+    """What the six have in common: how the one method is called, and where its result goes."""
+
+    method: ClassVar[str]
+    """Name of the one method that the author writes."""
+
+    def __init_subclass__(cls, *, blocking: bool | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(blocking=blocking, **kwargs)
+        written = cls.__dict__.get(getattr(cls, "method", ""))
+        if written is None or getattr(written, "__isabstractmethod__", False):
+            return
+        is_async = inspect.iscoroutinefunction(written) or inspect.isasyncgenfunction(written)
+        if is_async == cls.blocking:
+            place = f"{cls.__qualname__}.{cls.method}"
+            raise PluginError(
+                f"{place} is a {'coroutine' if is_async else 'plain def'}, "
+                f"but {cls.__qualname__} is {'' if cls.blocking else 'not '}declared blocking",
+                where=f"{written.__code__.co_filename}:{written.__code__.co_firstlineno}",
+                fix="write a plain def"
+                if is_async
+                else f"write `async def {cls.method}`, or `blocking=True`",
+            )
+
+    async def _call(self, method: Callable[[BaseMessage], Any], message: BaseMessage) -> Any:
+        if self.blocking:
+            return await self.context.run_blocking(method, message)
+        return await method(message)
+
+    async def _publish(self, output: Output) -> None:
+        topic, data = self._destination(output)
+        await self.context.publish(topic, data)
+
+    def _destination(self, output: Output) -> tuple[str, Any]:
+        if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], str):
+            return output
+        publications = self.context.publications
+        if not publications:
+            raise PluginError(
+                f"{self.name} has made something, and nowhere to publish it",
+                fix='list a topic in "publications" of its manifest.json',
+            )
+        return publications[0], output
+
+
+class Validator(Role):
+    """Lets good messages through unchanged and stops bad ones with a reason."""
+
+    method = "validate"
+
+    @abstractmethod
+    async def validate(self, message: BaseMessage) -> None:
+        """Return if the message is good; raise `Invalid(reason)` if it is not.
+
+        A good message goes on; an invalid one is dead-lettered at once with the reason. Any other
+        exception is a failed attempt, and is retried.
+        """
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        """Publish the message's data if it is valid."""
+        try:
+            await self._call(self.validate, message)
+        except Invalid as invalid:
+            return ProcessingStatus.FAILED(invalid.what)
+        await self._publish(message.data)
+        return ProcessingStatus.ACKNOWLEDGED
+
+
+class Filter(Role):
+    """Lets some messages through unchanged and ends the others."""
+
+    method = "keep"
+
+    @abstractmethod
+    async def keep(self, message: BaseMessage) -> bool:
+        """Whether the message goes on. One that does not is settled, and counted as filtered."""
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        """Publish the message's data if it is to be kept."""
+        if not await self._call(self.keep, message):
+            return ProcessingStatus.FILTERED
+        await self._publish(message.data)
+        return ProcessingStatus.ACKNOWLEDGED
+
+
+class Transformer(Role):
+    """Makes new data out of a message's data."""
+
+    method = "transform"
+
+    @abstractmethod
+    async def transform(self, message: BaseMessage) -> Output | None:
+        """The new data, or None to drop the message. Never change `message.data` itself."""
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        """Publish what `transform` made."""
+        output = await self._call(self.transform, message)
+        if output is None:
+            return ProcessingStatus.FILTERED
+        await self._publish(output)
+        return ProcessingStatus.ACKNOWLEDGED
+
+
+class Router(Role):
+    """Decides where messages go."""
+
+    method = "route"
+
+    @abstractmethod
+    async def route(self, message: BaseMessage) -> str | Iterable[str]:
+        """The topic or topics that the message's data goes to; none of them ends the message."""
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        """Publish the message's data to each topic that `route` named."""
+        routes = await self._call(self.route, message)
+        topics = (routes,) if isinstance(routes, str) else tuple(routes)
+        if not topics:
+            return ProcessingStatus.FILTERED
+        for destination in topics:
+            await self.context.publish(destination, message.data)
+        return ProcessingStatus.ACKNOWLEDGED
+
+
+class Source(Role):
+    """Brings messages in from outside. It has no subscriptions; the host iterates `produce`."""
+
+    method = "produce"
+
+    @abstractmethod
+    def produce(self) -> AsyncIterator[Output]:
+        """Yield data, or `(topic, data)`. Each is published before the next is asked for.
+
+        Ending means there is nothing more to come. A blocking source is a plain generator.
+        """
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        """A source is fed nothing."""
+        return ProcessingStatus.FAILED("a source handles no messages")
+
+    async def run(self) -> None:
+        """Publish everything that `produce` yields; returns when it is exhausted. Called by the host."""
+        async for output in self._outputs():
+            await self._publish(output)
+
+    async def _outputs(self) -> AsyncIterator[Output]:
+        if not self.blocking:
+            async for output in self.produce():
+                yield output
+            return
+        iterator: Iterator[Output] = iter(self.produce())  # type: ignore[call-overload]
+        while (output := await self.context.run_blocking(next, iterator, _END)) is not _END:
+            yield output
+
+
+_END: Final = object()
+
+
+class Sink(Role):
+    """Takes messages out: to a file, a service, a screen."""
+
+    method = "write"
+
+    @abstractmethod
+    async def write(self, message: BaseMessage) -> None:
+        """Write the message. It may come again after a crash: recognise it by `message.id`."""
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        """Write it."""
+        await self._call(self.write, message)
+        return ProcessingStatus.ACKNOWLEDGED

@@ -1,0 +1,202 @@
+"""Topics and topic patterns: AMQP's rules, one implementation for every transport.
+
+A topic is words joined by dots. In a pattern `*` stands for exactly one word and `#` for zero or
+more, anywhere (AMQP 0-9-1, section 3.1.3.3, topic exchanges; there `#` is the same).
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, Generic, TypeVar
+
+from echo_core.errors import TopicError
+
+MAX_LENGTH: Final = 255
+_WORD: Final = re.compile(r"[A-Za-z0-9_-]+")
+_ANY_ONE: Final = "*"
+_ANY_NUMBER: Final = "#"
+
+T = TypeVar("T")
+
+
+def check_topic(topic: str) -> None:
+    """Return if `topic` is well-formed; raise `TopicError` otherwise. Wildcards are not topics."""
+    _check(topic, kind="topic", wildcards=frozenset())
+
+
+def _check(text: str, *, kind: str, wildcards: frozenset[str]) -> None:
+    if not isinstance(text, str):
+        raise TopicError(f"a {kind} is text, not {type(text).__name__}", fix='write "words.joined.by.dots"')
+    if len(text) > MAX_LENGTH:
+        raise TopicError(
+            f"the {kind} has {len(text)} characters",
+            where=repr(text[:40] + "…"),
+            fix=f"at most {MAX_LENGTH}",
+        )
+    for word in text.split("."):
+        if word not in wildcards and not _WORD.fullmatch(word):
+            allowed = "letters, digits, _ and -" + (", or the whole word is * or #" if wildcards else "")
+            raise TopicError(
+                f"{text!r} is no {kind}",
+                why=f"the word {word!r} is not allowed" if word else "it has an empty word",
+                fix=f"join words of {allowed} by single dots",
+            )
+
+
+class TopicPattern:
+    """A topic pattern. Equal text means equal pattern; raises `TopicError` when malformed."""
+
+    __slots__ = ("_words", "text")
+
+    def __init__(self, text: str) -> None:
+        _check(text, kind="topic pattern", wildcards=frozenset({_ANY_ONE, _ANY_NUMBER}))
+        self.text: Final = text
+        self._words: Final = tuple(text.split("."))
+
+    def matches(self, topic: str) -> bool:
+        """Whether `topic` is one of those meant. Costs at most words(pattern) x words(topic) steps."""
+        # The set of positions in the pattern that some reading of the topic so far has reached.
+        positions = self._skip_empty({0})
+        for word in topic.split("."):
+            reached = set()
+            for at in positions:
+                if at == len(self._words):
+                    continue
+                expected = self._words[at]
+                if expected == _ANY_NUMBER:
+                    reached.add(at)
+                elif expected in (_ANY_ONE, word):
+                    reached.add(at + 1)
+            positions = self._skip_empty(reached)
+        return len(self._words) in positions
+
+    def _skip_empty(self, positions: set[int]) -> set[int]:
+        """Add the positions after each `#`, which may stand for no word at all."""
+        result = set()
+        for at in positions:
+            result.add(at)
+            while at < len(self._words) and self._words[at] == _ANY_NUMBER:
+                at += 1
+                result.add(at)
+        return result
+
+    @property
+    def is_topic(self) -> bool:
+        """Whether it has no wildcard, and so means exactly one topic."""
+        return _ANY_ONE not in self._words and _ANY_NUMBER not in self._words
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words, wildcards included."""
+        return self._words
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TopicPattern) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"TopicPattern({self.text!r})"
+
+
+class _Node(Generic[T]):
+    """One word of the filed patterns; a `#` node `swallows` any further word and stays where it is."""
+
+    __slots__ = ("children", "swallows", "values")
+
+    def __init__(self, *, swallows: bool = False) -> None:
+        self.children: dict[str, _Node[T]] = {}
+        self.values: dict[T, None] = {}
+        self.swallows = swallows
+
+    def child(self, word: str) -> "_Node[T]":
+        if word not in self.children:
+            self.children[word] = _Node(swallows=word == _ANY_NUMBER)
+        return self.children[word]
+
+
+class TopicTrie(Generic[T]):
+    """Values filed under patterns; `match(topic)` finds those whose pattern means the topic.
+
+    The cost of a match does not grow with the number of patterns that do not match, and answers are
+    remembered per topic until a pattern is added or removed.
+    """
+
+    _REMEMBERED: Final = 10_000  # topics; a flood of one-off topics must not grow memory
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+        self._answers: dict[str, tuple[T, ...]] = {}
+
+    def add(self, pattern: TopicPattern, value: T) -> None:
+        """File `value` under `pattern`; filing it twice is filing it once."""
+        node = self._root
+        for word in pattern.words:
+            node = node.child(word)
+        node.values[value] = None
+        self._answers.clear()
+
+    def remove(self, pattern: TopicPattern, value: T) -> None:
+        """Take `value` away from `pattern`; nothing happens if it is not there."""
+        path = [(self._root, "")]
+        for word in pattern.words:
+            child = path[-1][0].children.get(word)
+            if child is None:
+                return
+            path.append((child, word))
+        path[-1][0].values.pop(value, None)
+        for (node, word), (parent, _) in zip(reversed(path[1:]), reversed(path[:-1]), strict=True):
+            if node.values or node.children:
+                break
+            del parent.children[word]
+        self._answers.clear()
+
+    def match(self, topic: str) -> tuple[T, ...]:
+        """The values whose pattern means `topic`, each once, in the order they were found."""
+        answer = self._answers.get(topic)
+        if answer is None:
+            if len(self._answers) >= self._REMEMBERED:
+                self._answers.clear()
+            answer = self._answers[topic] = self._find(topic.split("."))
+        return answer
+
+    def _find(self, words: list[str]) -> tuple[T, ...]:
+        """Walk all readings of the topic side by side; a node is entered at most once a word."""
+        nodes = self._with_empty_rests([self._root])
+        for word in words:
+            reached: dict[_Node[T], None] = {}
+            for node in nodes:
+                if node.swallows:
+                    reached[node] = None
+                for key in (word, _ANY_ONE):
+                    if key in node.children:
+                        reached[node.children[key]] = None
+            nodes = self._with_empty_rests(reached)
+        found: dict[T, None] = {}
+        for node in nodes:
+            found.update(node.values)
+        return tuple(found)
+
+    @staticmethod
+    def _with_empty_rests(nodes: Iterable[_Node[T]]) -> dict[_Node[T], None]:
+        """The nodes, and those behind a `#` that stands for no word."""
+        result: dict[_Node[T], None] = {}
+        for node in nodes:
+            rest: _Node[T] | None = node
+            while rest is not None and rest not in result:
+                result[rest] = None
+                rest = rest.children.get(_ANY_NUMBER)
+        return result
+
+
+class TopicSet:
+    """Some patterns, and whether a topic is one of those they mean; answers are remembered."""
+
+    def __init__(self, patterns: Iterable[str | TopicPattern]) -> None:
+        self._trie: TopicTrie[TopicPattern] = TopicTrie()
+        for pattern in patterns:
+            compiled = pattern if isinstance(pattern, TopicPattern) else TopicPattern(pattern)
+            self._trie.add(compiled, compiled)
+
+    def __contains__(self, topic: str) -> bool:
+        return bool(self._trie.match(topic))

@@ -1,0 +1,145 @@
+"""What a transport promises. A new one is a file beside this and a line in `urls.py`.
+
+Accepted: `publish` returned, and the message will be delivered to every subscription that matched then.
+Settled: `Delivery.settle` returned, and the message will not be delivered to that subscription again.
+Between the two it is the transport's to keep, and comes again after `retry` or a lost connection.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import ClassVar, Self
+
+import msgspec
+
+from echo_core.errors import TransportClosed
+from echo_core.message import BaseMessage
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What this kind of transport can do; the table in the docs is made from it."""
+
+    durable: bool
+    """Accepted messages survive the end of this process."""
+    shared: bool
+    """Several hosts can share one subscription's messages."""
+    bounded_by_publisher: bool
+    """`publish` slows its caller while a subscription's queue is full."""
+    delayed_retry: bool
+    """`retry(delay)` waits for the delay rather than coming back at once."""
+
+
+class SubscriptionStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot; safe to ask for at any time."""
+
+    waiting: int
+    """Accepted, and not yet received."""
+    unsettled: int
+    """Received, and not yet settled."""
+
+
+class Delivery(ABC):
+    """One message handed to one subscription, once. Exactly one of `settle` and `retry` ends it."""
+
+    __slots__ = ("attempt", "message", "topic")
+
+    def __init__(self, topic: str, message: BaseMessage, attempt: int) -> None:
+        self.topic = topic
+        self.message = message
+        self.attempt = attempt
+        """1 for the first delivery of this message to this subscription; one more each time it comes back."""
+
+    @abstractmethod
+    async def settle(self) -> None:
+        """The message has ended here. Ending it twice changes nothing."""
+
+    @abstractmethod
+    async def retry(self, delay: float = 0.0) -> None:
+        """Hand the message back: it comes again after `delay` seconds or more, with `attempt` one higher."""
+
+
+class Subscription(AbstractAsyncContextManager["Subscription"], AsyncIterator[Delivery]):
+    """The messages for one subscriber, in the order in which they were accepted."""
+
+    name: str
+
+    @abstractmethod
+    async def receive(self, limit: int = 1) -> Sequence[Delivery]:
+        """At least one delivery and at most `limit`; waits for the first, never for the rest.
+
+        Raises `TransportClosed` once the subscription is closed and nothing is left in its queue.
+        """
+
+    @abstractmethod
+    def statistics(self) -> SubscriptionStatistics:
+        """How much is waiting and unsettled now."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Take no new messages. Those that wait can still be received; closing twice is closing once."""
+
+    async def __anext__(self) -> Delivery:
+        try:
+            return (await self.receive(1))[0]
+        except TransportClosed:
+            raise StopAsyncIteration from None
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class Transport(ABC):
+    """A message bus. Open it before use and close it after; both may be done twice."""
+
+    capabilities: ClassVar[Capabilities]
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect. Raises `TransportError` when that is not possible."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Refuse further publications, close every subscription, disconnect."""
+
+    @abstractmethod
+    async def publish(self, topic: str, message: BaseMessage) -> None:
+        """Return once the message is accepted; it has then reached every matching subscription's queue.
+
+        A message that no subscription matches is accepted, and gone. Raises `TopicError` for a malformed
+        topic, `TransportClosed` after `close`, `QueueFull` when a hard bound is reached. A caller that is
+        cancelled cannot know whether the message was accepted.
+        """
+
+    @abstractmethod
+    def subscribe(self, name: str, patterns: Sequence[str], *, queue_limit: int = 1_000) -> Subscription:
+        """Begin to collect messages whose topic matches any of `patterns`, each once.
+
+        `name` tells subscribers apart; by convention it is the plugin's. When `queue_limit` messages wait,
+        publishers are slowed (see `Capabilities.bounded_by_publisher`).
+        """
+
+    @abstractmethod
+    def unsettled(self) -> int:
+        """Messages accepted and not yet settled, over all subscriptions of this process."""
+
+    @abstractmethod
+    async def wait_until_settled(self) -> None:
+        """Return when `unsettled` is zero."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
