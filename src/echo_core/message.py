@@ -70,18 +70,22 @@ class BaseMessage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parent_ids(self) -> tuple[str, ...]:
         """Ids of the messages that this one was directly made from."""
-        receipts = self.receipts
-        if not receipts:
-            return ()
-        newest = receipts[-1].hop
-        if len(receipts) == 1 or receipts[-2].hop != newest:
-            return (receipts[-1].message_id,)
-        return tuple(receipt.message_id for receipt in receipts if receipt.hop == newest)
+        return parent_ids(self.receipts)
 
     @property
     def time(self) -> datetime:
         """`timestamp` for people."""
         return datetime.fromtimestamp(self.timestamp / 1e9, tz=UTC)
+
+
+def parent_ids(receipts: tuple[Receipt, ...]) -> tuple[str, ...]:
+    """Ids of the messages one step back: several where messages were merged."""
+    if not receipts:
+        return ()
+    newest = receipts[-1].hop
+    if len(receipts) == 1 or receipts[-2].hop != newest:
+        return (receipts[-1].message_id,)
+    return tuple(receipt.message_id for receipt in receipts if receipt.hop == newest)
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

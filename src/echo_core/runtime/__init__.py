@@ -1,0 +1,1 @@
+"""The host: loads plugins, feeds them, watches them, stops them."""
