@@ -5,7 +5,7 @@ more, anywhere (AMQP 0-9-1, section 3.1.3.3, topic exchanges; there `#` is the s
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
 from echo_core.errors import TopicError
@@ -79,6 +79,20 @@ class TopicPattern:
                 result.add(at)
         return result
 
+    def overlaps(self, other: "TopicPattern") -> bool:
+        """Whether some topic is meant by both patterns."""
+        mine, theirs = self._words, other._words
+        pending, seen = [(0, 0)], set[tuple[int, int]]()
+        while pending:
+            at = pending.pop()
+            if at == (len(mine), len(theirs)):
+                return True
+            if at in seen:
+                continue
+            seen.add(at)
+            pending.extend(_common_steps(mine, theirs, *at))
+        return False
+
     @property
     def is_topic(self) -> bool:
         """Whether it has no wildcard, and so means exactly one topic."""
@@ -97,6 +111,22 @@ class TopicPattern:
 
     def __repr__(self) -> str:
         return f"TopicPattern({self.text!r})"
+
+
+def _common_steps(
+    mine: tuple[str, ...], theirs: tuple[str, ...], i: int, j: int
+) -> Iterator[tuple[int, int]]:
+    """Where two patterns, read to `i` and `j`, stand after one more word (or a `#` read as none)."""
+    mine_rest = i < len(mine) and mine[i] == _ANY_NUMBER
+    theirs_rest = j < len(theirs) and theirs[j] == _ANY_NUMBER
+    if mine_rest:
+        yield i + 1, j
+    if theirs_rest:
+        yield i, j + 1
+    if i == len(mine) or j == len(theirs):
+        return
+    if mine_rest or theirs_rest or _ANY_ONE in (mine[i], theirs[j]) or mine[i] == theirs[j]:
+        yield i + (not mine_rest), j + (not theirs_rest)
 
 
 class _Node(Generic[T]):
