@@ -71,12 +71,12 @@ class TopicPattern:
 
     def _skip_empty(self, positions: set[int]) -> set[int]:
         """Add the positions after each `#`, which may stand for no word at all."""
-        result = set()
+        result: set[int] = set()
         for at in positions:
-            result.add(at)
-            while at < len(self._words) and self._words[at] == _ANY_NUMBER:
-                at += 1
+            while at not in result:
                 result.add(at)
+                if at < len(self._words) and self._words[at] == _ANY_NUMBER:
+                    at += 1
         return result
 
     def overlaps(self, other: "TopicPattern") -> bool:
