@@ -1,4 +1,4 @@
-"""Time, as something that can be given: so that tests need not wait."""
+"""Time as a thing that can be given: code that waits takes a `Clock`, so that its tests need not."""
 
 import asyncio
 import time
@@ -6,22 +6,22 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What code that waits asks for the time."""
+    """Where time comes from. Only differences of `monotonic` mean anything."""
 
     def monotonic(self) -> float:
-        """Seconds since some point that never moves; never goes back."""
+        """Seconds since some fixed moment; never goes back."""
 
     async def sleep(self, seconds: float) -> None:
-        """Return after `seconds`."""
+        """Return once `seconds` have passed; at once, but after other tasks' turn, for 0 or less."""
 
 
 class SystemClock:
-    """The machine's own."""
+    """The machine's own time."""
 
     def monotonic(self) -> float:
-        """`time.monotonic`."""
+        """Seconds of `time.monotonic`."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """`asyncio.sleep`."""
+        """Wait for real."""
         await asyncio.sleep(seconds)
