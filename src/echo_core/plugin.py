@@ -12,7 +12,7 @@ from echo_core.message import BaseMessage
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from common_telemetry import Attributes, TelemetryContext  # type: ignore[attr-defined]
+    from common_telemetry import Attributes, TelemetryContext
     from echo_core.transports.base import Transport
 
 P = ParamSpec("P")

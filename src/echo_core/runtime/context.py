@@ -67,7 +67,9 @@ class HostContext:
         receipts = parent.receipts_for_derived() if parent is not None else ()
         return await self._send(topic, new_id(), data, "", receipts)
 
-    async def _publish_message(self, topic: str, draft: BaseMessage, parent: BaseMessage | None) -> BaseMessage:
+    async def _publish_message(
+        self, topic: str, draft: BaseMessage, parent: BaseMessage | None
+    ) -> BaseMessage:
         """A message that was published before goes on as a new one made from it; a draft keeps its id."""
         if draft.trace_context or draft is parent:
             return await self._send(topic, new_id(), draft.data, draft.schema, draft.receipts_for_derived())
@@ -117,9 +119,7 @@ class HostContext:
         """See `PluginContext.logger`."""
         return self._plugin_telemetry.logger()
 
-    def create_span(
-        self, name: str, attributes: Attributes | None = None
-    ) -> "AbstractContextManager[Span]":
+    def create_span(self, name: str, attributes: Attributes | None = None) -> "AbstractContextManager[Span]":
         """See `PluginContext.create_span`."""
         return self._plugin_telemetry.create_span(name, attributes)
 

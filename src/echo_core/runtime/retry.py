@@ -10,7 +10,9 @@ from collections.abc import Callable
 from echo_core.manifest import Delivery
 
 
-def backoff_s(delivery: Delivery, attempt: int, random_below: Callable[[float], float] | None = None) -> float:
+def backoff_s(
+    delivery: Delivery, attempt: int, random_below: Callable[[float], float] | None = None
+) -> float:
     """Seconds to wait after failed attempt number `attempt` (1 is the first), never more than the maximum."""
     exponent = min(attempt - 1, 62)  # beyond that the bound is the maximum anyway, and floats stay exact
     bound = min(delivery.backoff_max_ms, delivery.backoff_ms * 2**exponent) / 1_000

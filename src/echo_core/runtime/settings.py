@@ -60,9 +60,7 @@ def load_settings(workspace: Workspace) -> Settings:
         ) from error
 
 
-def effective_config(
-    manifest: Manifest, settings: Settings, environ: Mapping[str, str]
-) -> Mapping[str, Any]:
+def effective_config(manifest: Manifest, settings: Settings, environ: Mapping[str, str]) -> Mapping[str, Any]:
     """The configuration that the plugin is given, read-only; raises `ConfigError` with every fault."""
     config = _merged(manifest.config, settings.plugins.get(manifest.name, {}))
     for path, text in _overrides(manifest.name, environ):
@@ -113,10 +111,12 @@ def _json_or_text(text: str) -> Any:
 def _validate(config: Mapping[str, Any], schema: Mapping[str, Any], plugin: str) -> None:
     import jsonschema  # 100 ms: only when a plugin has a schema
 
+    validator = jsonschema.Draft202012Validator
     try:
-        errors = list(jsonschema.Draft202012Validator(schema).iter_errors(config))
-    except jsonschema.SchemaError as error:  # pragma: no cover - iter_errors does not check the schema
+        validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
         raise ConfigError(f"the config_schema of {plugin} is no JSON Schema", why=error.message) from error
+    errors = list(validator(schema).iter_errors(config))
     if errors:
         raise ConfigError(
             f"the configuration of {plugin} does not fit its schema",

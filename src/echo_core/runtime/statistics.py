@@ -11,7 +11,7 @@ _RECENT: Final = 1_024
 
 
 class Statistics:
-    """Counters of one plugin. Every delivery ends in exactly one of the three outcomes, or is still in hand."""
+    """Counters of one plugin. A delivery ends as one of the three outcomes, or is still in hand."""
 
     __slots__ = (
         "_cursor",
