@@ -88,7 +88,7 @@ def _call(tokens: list[str], out: Output) -> int:
 
     from echo_core.cli.usage import usage_error
 
-    app = build_app(out)
+    app = build_app(out, tokens)
     try:
         result = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -96,8 +96,8 @@ def _call(tokens: list[str], out: Output) -> int:
     return result or 0
 
 
-def build_app(out: Output) -> "App":
-    """The parser, with every verb known by its line in the table alone."""
+def build_app(out: Output, tokens: Sequence[str] = ()) -> "App":
+    """The parser. Verbs that are not among `tokens` are known by their line in the table alone."""
     from cyclopts import App, Group, Parameter
 
     from echo_core.cli.session import Session
@@ -115,12 +115,13 @@ def build_app(out: Output) -> "App":
     for flag in ("--help", "--version"):
         app[flag].group = everywhere
     app.meta.group_parameters = everywhere
+    app.meta.suppress_keyboard_interrupt = False  # `main` says it, and gives the exit code
     for place, verb in enumerate(VERBS):
         app.command(
             f"{__package__}.{verb.target}",
             name=verb.name,
             alias=verb.alias,
-            help=verb.help,
+            help=None if {verb.name, *verb.alias} & set(tokens) else verb.help,
             group=groups[verb.group],
             sort_key=place,
         )

@@ -14,7 +14,10 @@ Code = Annotated[str, Parameter(help='The code in brackets after "error", like E
 
 
 def explain(code: Code = "", /, *, session: SessionArgument) -> None:
-    """Explain an error code: what it means, and what to do."""
+    """Explain an error code.
+
+    What it means, what its exit code is, and what to do. For example: echo-core explain E-NAME
+    """
     if not code:
         known = {code: meaning(classes) for code, classes in sorted(error_classes().items())}
         width = max(map(len, known))

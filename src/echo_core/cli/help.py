@@ -21,7 +21,11 @@ EXIT_CODES: Final[dict[int, str]] = {
 
 
 def help_topic(topic: Topic, /, *, session: SessionArgument) -> None:
-    """Read about a topic: what exit codes mean, or every command's arguments as Markdown."""
+    """Read about a topic: exit-codes, reference.
+
+    exit-codes says what the exit code of a command means; reference is every command with its arguments,
+    as Markdown. For example: echo-core help exit-codes
+    """
     if topic == "exit-codes":
         lines = [f"{code:>4}  {meaning}" for code, meaning in EXIT_CODES.items()]
         document = {str(code): meaning for code, meaning in EXIT_CODES.items()}
@@ -33,6 +37,7 @@ def help_topic(topic: Topic, /, *, session: SessionArgument) -> None:
 
 def reference(session: Session) -> str:
     """Every command, its arguments and options, as Markdown; `docs/cli.md` is this text."""
-    from echo_core.cli.app import build_app
+    from echo_core.cli.app import VERBS, build_app
 
-    return str(build_app(session.out).generate_docs(output_format="markdown")).strip()
+    every = [verb.name for verb in VERBS]
+    return str(build_app(session.out, every).generate_docs(output_format="markdown")).strip()

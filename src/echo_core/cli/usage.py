@@ -12,6 +12,7 @@ from cyclopts import (
     MissingArgumentError,
     UnknownCommandError,
     UnknownOptionError,
+    UnusedCliTokensError,
 )
 
 from echo_core.errors import EchoCoreError
@@ -38,6 +39,8 @@ def usage_error(error: CycloptsError, app: App) -> UsageError:
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         what = f"{_shown(error.argument.name)} is missing"
         return UsageError(what, where=command, fix=f"{command} --help")
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return _too_many(error.unused_tokens[0], command)
     error.verbose = False
     return UsageError(str(error).rstrip("."), where=command, fix=f"{command} --help")
 
@@ -58,8 +61,12 @@ def _unknown_command(error: UnknownCommandError, command: str, app: App) -> Usag
 def _unknown_option(error: UnknownOptionError, command: str, app: App) -> UsageError:
     typed = (error.token.keyword or error.token.value).partition("=")[0]
     if not typed.startswith("-"):
-        return UsageError(f"{typed!r} is one argument too many", where=command, fix=f"{command} --help")
+        return _too_many(typed, command)
     return _no_option(typed, command, error.argument_collection, app.meta.assemble_argument_collection())
+
+
+def _too_many(typed: str, command: str) -> UsageError:
+    return UsageError(f"{typed!r} is one argument too many", where=command, fix=f"{command} --help")
 
 
 def _no_option(typed: str, command: str, *collections: ArgumentCollection) -> UsageError:
