@@ -34,11 +34,11 @@ def _check(text: str, *, kind: str, wildcards: frozenset[str]) -> None:
         )
     for word in text.split("."):
         if word not in wildcards and not _WORD.fullmatch(word):
-            allowed = "letters, digits, _ and -" + (", or the whole word is * or #" if wildcards else "")
             raise TopicError(
                 f"{text!r} is no {kind}",
                 why=f"the word {word!r} is not allowed" if word else "it has an empty word",
-                fix=f"join words of {allowed} by single dots",
+                fix="join words of letters, digits, _ and - by single dots"
+                + ("; * and # are words" if wildcards else ""),
             )
 
 
