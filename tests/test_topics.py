@@ -1,3 +1,4 @@
+import itertools
 import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -69,6 +70,22 @@ def memory_after(few: int, many: int, action: Callable[[int], object]) -> tuple[
 @example(pattern="a.#.*", topic="a")
 def test_a_pattern_agrees_with_the_ten_line_matcher(pattern: str, topic: str) -> None:
     assert TopicPattern(pattern).matches(topic) == means(pattern, topic)
+
+
+def test_patterns_overlap_exactly_when_some_topic_is_meant_by_both() -> None:
+    every = [".".join(words) for size in (1, 2, 3) for words in itertools.product("ab*#", repeat=size)]
+    meant = {
+        pattern: {
+            words
+            for size in range(1, 6)
+            for words in itertools.product("abc", repeat=size)
+            if naive_match(pattern.split("."), words)
+        }
+        for pattern in every
+    }
+    for one, other in itertools.product(every, repeat=2):
+        expected = bool(meant[one] & meant[other])
+        assert TopicPattern(one).overlaps(TopicPattern(other)) is expected, (one, other)
 
 
 @pytest.mark.parametrize(
