@@ -285,44 +285,44 @@ def test_a_source_with_no_topic_to_publish_to_says_so_and_is_closed() -> None:
 
 
 class BlockingPositive(Validator, blocking=True):
-    def validate(self, message: BaseMessage) -> None:  # type: ignore[override]
+    def validate(self, message: BaseMessage) -> None:
         assert in_a_thread()
         if message.data <= 0:
             raise Invalid("not positive")
 
 
 class BlockingEven(Filter, blocking=True):
-    def keep(self, message: BaseMessage) -> bool:  # type: ignore[override]
+    def keep(self, message: BaseMessage) -> bool:
         assert in_a_thread()
         return bool(message.data % 2 == 0)
 
 
 class BlockingDouble(Transformer, blocking=True):
-    def transform(self, message: BaseMessage) -> int:  # type: ignore[override]
+    def transform(self, message: BaseMessage) -> int:
         assert in_a_thread()
         return int(message.data * 2)
 
 
 class BlockingRouter(Router, blocking=True):
-    def route(self, message: BaseMessage) -> str:  # type: ignore[override]
+    def route(self, message: BaseMessage) -> str:
         assert in_a_thread()
         return f"number.{message.data}"
 
 
 class BlockingSink(Sink, blocking=True):
-    def write(self, message: BaseMessage) -> None:  # type: ignore[override]
+    def write(self, message: BaseMessage) -> None:
         assert in_a_thread()
 
 
 class BlockingGenerator(Source, blocking=True):
-    def produce(self) -> Iterator[Any]:  # type: ignore[override]
+    def produce(self) -> Iterator[Any]:
         for output in ("one", ("second", "two")):
             assert in_a_thread()
             yield output
 
 
 class BlockingList(Source, blocking=True):
-    def produce(self) -> list[Any]:  # type: ignore[override]
+    def produce(self) -> list[Any]:
         assert in_a_thread()
         return ["one", ("second", "two")]
 
@@ -404,7 +404,7 @@ def test_a_method_from_a_mixin_is_held_to_the_rule_too() -> None:
 
     with pytest.raises(PluginError, match=r"Mixed\.write is a plain def"):
 
-        class Mixed(Mixin, Sink):  # type: ignore[misc]
+        class Mixed(Mixin, Sink):
             pass
 
 

@@ -1,14 +1,14 @@
 """The six roles: a thin `Plugin` each, with one method to write.
 
 What a role makes goes to the first of its `publications`, unless it says where: a result that is a
-tuple `(topic, data)` goes to that topic. A coroutine is the rule; a class declared `blocking=True`
-writes a plain `def`, which runs in a thread.
+tuple `(topic, data)` goes to that topic. The method is a coroutine (`async def`), as a rule; a class
+declared `blocking=True` writes a plain `def`, which runs in a thread.
 """
 
 import inspect
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, ClassVar, Final, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, ClassVar, Final, TypeAlias, cast
 
 from echo_core.errors import Invalid, PluginError
 from echo_core.message import BaseMessage
@@ -88,7 +88,7 @@ class Validator(Role):
     method = "validate"
 
     @abstractmethod
-    async def validate(self, message: BaseMessage) -> None:
+    def validate(self, message: BaseMessage) -> Awaitable[None] | None:
         """Return if the message is good; raise `Invalid(reason)` if it is not.
 
         A good message goes on; an invalid one is dead-lettered at once with the reason. Any other
@@ -111,7 +111,7 @@ class Filter(Role):
     method = "keep"
 
     @abstractmethod
-    async def keep(self, message: BaseMessage) -> bool:
+    def keep(self, message: BaseMessage) -> Awaitable[bool] | bool:
         """Whether the message goes on. One that does not is settled, and counted as filtered."""
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
@@ -128,7 +128,7 @@ class Transformer(Role):
     method = "transform"
 
     @abstractmethod
-    async def transform(self, message: BaseMessage) -> Output | None:
+    def transform(self, message: BaseMessage) -> Awaitable[Output | None] | Output | None:
         """The new data, or None to drop the message. Never change `message.data` itself."""
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
@@ -146,7 +146,7 @@ class Router(Role):
     method = "route"
 
     @abstractmethod
-    async def route(self, message: BaseMessage) -> str | Iterable[str]:
+    def route(self, message: BaseMessage) -> Awaitable[str | Iterable[str]] | str | Iterable[str]:
         """The topic or topics that the message's data goes to; none of them ends the message."""
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
@@ -175,7 +175,7 @@ class Source(Role):
             )
 
     @abstractmethod
-    def produce(self) -> AsyncIterator[Output]:
+    def produce(self) -> AsyncIterator[Output] | Iterable[Output]:
         """Yield data, or `(topic, data)`. Each is published before the next is asked for.
 
         Ending means there is nothing more to come. A blocking source is a plain generator.
@@ -193,7 +193,7 @@ class Source(Role):
         if self.blocking:
             await self._run_blocking()
             return
-        outputs = self.produce()
+        outputs = cast(AsyncIterator[Output], self.produce())
         try:
             async for output in outputs:
                 await self._publish(output)
@@ -203,7 +203,7 @@ class Source(Role):
 
     async def _run_blocking(self) -> None:
         in_thread = self.context.run_blocking
-        outputs: Iterator[Output] = await in_thread(lambda: iter(self.produce()))  # type: ignore[call-overload]
+        outputs = await in_thread(lambda: iter(cast(Iterable[Output], self.produce())))
         while (output := await in_thread(next, outputs, _END)) is not _END:
             await self._publish(output)
 
@@ -217,7 +217,7 @@ class Sink(Role):
     method = "write"
 
     @abstractmethod
-    async def write(self, message: BaseMessage) -> None:
+    def write(self, message: BaseMessage) -> Awaitable[None] | None:
         """Write the message. It may come again after a crash: recognise it by `message.id`."""
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:

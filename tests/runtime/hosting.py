@@ -1,7 +1,7 @@
 """Plugins and a host for tests: small, and nothing in them is replaced by a mock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,16 @@ class Handler(Plugin):
 class World:
     """A host with everything around it within reach of a test."""
 
-    def __init__(self, folder: Path, *, clock: Clock | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        otel: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self.transport = MemoryTransport()
-        self.telemetry = TelemetryContext.from_config(TelemetryConfig(), environ={})
+        self.telemetry = TelemetryContext.from_config(TelemetryConfig(), environ=otel or {})
         self.dead_letters = DeadLetterStore(folder / "dead_letters.sqlite")
         self.events: list[PluginEvent] = []
         self.host = Host(

@@ -223,7 +223,7 @@ def test_lanes_run_side_by_side_and_keep_the_order_of_each_key(tmp_path: Path) -
             together -= 1
         done.setdefault(message.data["key"], []).append(message.data["n"])
 
-    world.add(Numbers([{"key": f"k{n % 5}", "n": n} for n in range(200)]), SOURCE)
+    world.add(Numbers([{"key": f"k\ud800{n % 5}", "n": n} for n in range(200)]), SOURCE)
     delivery = {"lanes": 8, "ordering_key": "data.key"}
     world.add(Handler(handle), manifest("keyed", hears=("raw",), delivery=delivery))
     final = run(world.run())
@@ -584,7 +584,7 @@ def test_a_blocking_plugin_runs_in_a_thread_with_its_message_and_does_not_block_
     ticks: list[float] = []
 
     class Slow(Sink, blocking=True):
-        def write(self, message: BaseMessage) -> None:  # type: ignore[override]
+        def write(self, message: BaseMessage) -> None:
             time.sleep(0.05)
             self.context.record_counter("written")
 

@@ -53,7 +53,9 @@ class Sorter:
                 await self._room.wait()
                 for delivery in await self._subscription.receive(BATCH):
                     key = self._key_of(delivery.message)
-                    self._inboxes[zlib.crc32(key.encode()) % len(self._inboxes)].put(delivery)
+                    self._inboxes[zlib.crc32(key.encode("utf-8", "surrogatepass")) % len(self._inboxes)].put(
+                        delivery
+                    )
                     self._held += 1
                 if self._held >= self._limit:
                     self._room.clear()
