@@ -14,7 +14,7 @@ import pytest
 import echo_core
 from echo_core._version import __version__
 from echo_core.cli import help as help_verb
-from echo_core.cli.app import VERBS, Verb, main
+from echo_core.cli.app import VERBS, Verb
 
 Call = Callable[..., CompletedProcess[str]]
 
@@ -46,6 +46,16 @@ def test_help_knows_every_verb_without_importing_what_it_runs_with() -> None:
     assert not loaded & set(FORBIDDEN)
     verbs = {f"echo_core.cli.{verb.target.partition(':')[0]}" for verb in VERBS}
     assert not loaded & verbs
+
+
+def test_help_of_no_verb_imports_what_takes_long() -> None:
+    calls = [[*verb.name.split(), "--help"] for verb in VERBS]
+    code = f"import sys; from echo_core.cli.app import main; [main(call) for call in {calls!r}]"
+    code += "; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "echo_core.cli.run" in loaded
+    assert not loaded & {"opentelemetry.sdk", "hatchling", "pip", "jsonschema"}
 
 
 def test_the_version_under_json_is_an_object(call: Call) -> None:
@@ -137,12 +147,16 @@ def test_a_fault_of_our_own_is_one_error_without_a_traceback(call: Call) -> None
 
 
 @pytest.mark.usefixtures("fault")
-def test_a_traceback_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AttributeError):
-        main(["help", "exit-codes", "--debug"])
+def test_a_traceback_is_shown_before_the_error_when_asked_for(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [call("help", "exit-codes", "--debug")]
     monkeypatch.setenv("ECHO_CORE_DEBUG", "1")
-    with pytest.raises(AttributeError):
-        main(["help", "exit-codes"])
+    asked += [call("help", "exit-codes"), call("explain", "E-NAM")]
+    assert [done.returncode for done in asked] == [1, 1, 3]
+    for done in asked:
+        assert done.stderr.startswith("Traceback")
+        assert "\nerror[E-" in done.stderr
 
 
 def test_an_interrupted_command_has_its_own_exit_code(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

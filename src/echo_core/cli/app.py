@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb asks for it: `--version` answers before 
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
@@ -86,15 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.error(Interrupted("interrupted"))
         return Interrupted.exit_code
     except EchoCoreError as error:
-        if debug:
-            raise
-        out.error(error)
-        return error.exit_code
-    except Exception as error:  # the last net: whatever it is, a person reads it
-        if debug:
-            raise
-        out.error(_unexpected(error))
-        return 1
+        return _failed(error, error, out, debug=debug)
+    except Exception as error:  # noqa: BLE001 - the last net: whatever it is, a person reads it
+        return _failed(_unexpected(error), error, out, debug=debug)
     return code
 
 
@@ -166,6 +161,13 @@ def build_app(out: Output, tokens: Sequence[str] = ()) -> "App":
         return command(*bound.args, **bound.kwargs, **dict.fromkeys(injected, session))
 
     return app
+
+
+def _failed(shown: EchoCoreError, raised: Exception, out: Output, *, debug: bool) -> int:
+    if debug:
+        out.stderr.write("".join(traceback.format_exception(raised)))
+    out.error(shown)
+    return shown.exit_code
 
 
 def _color(tokens: Sequence[str]) -> Color:
