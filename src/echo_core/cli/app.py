@@ -1,4 +1,4 @@
-"""The table of verbs, and the way from a command line to a call.
+"""The table of verbs, and the entry point: from a command line to an exit code.
 
 Nothing heavy is imported before a verb asks for it: `--version` answers before the parser is loaded, and
 `--help` knows each verb only by its line in the table.
@@ -8,16 +8,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from echo_core._version import __version__
 from echo_core.cli.output import Color, Output
 from echo_core.errors import EchoCoreError
 
-if TYPE_CHECKING:
-    from cyclopts import App
-
+PROGRAM: Final = "echo-core"
 DEBUG_VARIABLE: Final = "ECHO_CORE_DEBUG"
 
 
@@ -46,11 +43,10 @@ class Verb(NamedTuple):
     alias: tuple[str, ...] = ()
 
 
-_PROJECT_HELP: Final = "The workspace; else ECHO_CORE_PROJECT, else the nearest one upwards from here."
-_COLOR_HELP: Final = "When to colour; auto: on a terminal, unless NO_COLOR is set."
 _WRITE: Final = "Write plugins"
 _RUN: Final = "Run plugins"
 _LEARN: Final = "Learn"
+GROUPS: Final = (_WRITE, _RUN, _LEARN)
 FAMILIES: Final = {"dlq": "Look at the messages that could not be handled."}
 VERBS: Final = (
     Verb("init", "init:init", _WRITE, "Make a new workspace."),
@@ -94,13 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(tokens: list[str], out: Output) -> int:
-    if set(tokens) - {"--json"} == {
-        "--version"
-    }:  # before the parser is loaded: it takes longer than the answer
+    if set(tokens) - {"--json"} == {"--version"}:  # the parser takes longer to load than this to answer
         out.result("version", {"version": __version__}, __version__)
         return 0
     from cyclopts import CycloptsError
 
+    from echo_core.cli.parser import build_app
     from echo_core.cli.usage import usage_error
 
     app = build_app(out, tokens)
@@ -109,58 +104,6 @@ def _call(tokens: list[str], out: Output) -> int:
     except CycloptsError as error:
         raise usage_error(error, app) from None
     return result or 0
-
-
-def build_app(out: Output, tokens: Sequence[str] = ()) -> "App":
-    """The parser. Verbs that are not among `tokens` are known by their line in the table alone."""
-    from cyclopts import App, Group, Parameter
-
-    from echo_core.cli.session import Session
-
-    everywhere = Group("Everywhere", sort_key=99)
-    groups = {name: Group(name, sort_key=place) for place, name in enumerate((_WRITE, _RUN, _LEARN))}
-    app = App(
-        name="echo-core",
-        help="Plugins for message pipelines, fully observed.",
-        help_format="plaintext",
-        version=__version__,
-        default_parameter=Parameter(negative=(), show_default=False),
-        console=out.console(out.stdout, wide=False),
-    )
-    for flag in ("--help", "--version"):
-        app[flag].group = everywhere
-    app.meta.group_parameters = everywhere
-    app.meta.suppress_keyboard_interrupt = False  # `main` says it, and gives the exit code
-    families = {"": app}
-    for place, verb in enumerate(VERBS):
-        family, _, name = verb.name.rpartition(" ")
-        if family not in families:
-            families[family] = App(
-                name=family, help=FAMILIES[family], group=groups[verb.group], sort_key=place
-            )
-            app.command(families[family])
-        families[family].command(
-            f"{__package__}.{verb.target}",
-            name=name,
-            alias=verb.alias,
-            help=None if {name, *verb.alias} & set(tokens) else verb.help,
-            group=None if family else groups[verb.group],
-            sort_key=place,
-        )
-
-    @app.meta.default
-    def launch(
-        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        json: Annotated[bool, Parameter(help="Print one JSON object; an error too, on stderr.")] = False,
-        project: Annotated[Path | None, Parameter(help=_PROJECT_HELP)] = None,
-        color: Annotated[Color, Parameter(help=_COLOR_HELP)] = "auto",
-        debug: Annotated[bool, Parameter(help=f"Show tracebacks; so does {DEBUG_VARIABLE}=1.")] = False,
-    ) -> Any:
-        command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        session = Session(out=out, project=project)
-        return command(*bound.args, **bound.kwargs, **dict.fromkeys(injected, session))
-
-    return app
 
 
 def _failed(shown: EchoCoreError, raised: Exception, out: Output, *, debug: bool) -> int:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from echo_core._version import __version__
+from echo_core.cli.app import PROGRAM
 from echo_core.cli.run import check_settings
 from echo_core.errors import EchoCoreError
 from echo_core.manifest import Manifest
@@ -25,7 +26,6 @@ Status = Literal["ok", "warn", "FAIL"]
 
 _OLDEST_PYTHON: Final = (3, 11)
 _TOO_NEW_PYTHON: Final = (3, 14)
-_PROGRAM: Final = "echo-core"
 _CONNECT_TIMEOUT_S: Final = 1.0
 
 
@@ -78,19 +78,19 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
 def check_path(environ: Mapping[str, str]) -> Check:
     """Whether `echo-core` means one program."""
     folders = environ.get("PATH", os.defpath).split(os.pathsep)
-    files = [Path(folder, _PROGRAM) for folder in folders if folder]
+    files = [Path(folder, PROGRAM) for folder in folders if folder]
     found = list(
         dict.fromkeys(file.resolve() for file in files if file.is_file() and os.access(file, os.X_OK))
     )
     if not found:
         here = Path(sys.executable).parent
-        return Check("path", "warn", f"{_PROGRAM} is not on PATH", f'export PATH="{here}:$PATH"')
+        return Check("path", "warn", f"{PROGRAM} is not on PATH", f'export PATH="{here}:$PATH"')
     if len(found) > 1:
         others = ", ".join(map(str, found[1:]))
         return Check(
             "path", "warn", f"{found[0]} hides {others}", "remove the ones that you do not mean from PATH"
         )
-    return Check("path", "ok", f"{_PROGRAM} is {found[0]}")
+    return Check("path", "ok", f"{PROGRAM} is {found[0]}")
 
 
 def check_folders(workspace: Workspace) -> Iterator[Check]:

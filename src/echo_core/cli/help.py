@@ -5,6 +5,8 @@ from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
+from echo_core.cli.app import VERBS
+from echo_core.cli.parser import build_app
 from echo_core.cli.session import Session, SessionArgument
 
 _EVERYWHERE: Final = re.compile(r"\n\*\*Everywhere\*\*:\n\n(\* .*\n?)+")
@@ -41,8 +43,6 @@ def help_topic(topic: Topic, /, *, session: SessionArgument) -> None:
 
 def reference(session: Session) -> str:
     """Every command, its arguments and options, as Markdown; `docs/cli.md` is this text."""
-    from echo_core.cli.app import VERBS, build_app
-
     every = [word for verb in VERBS for word in verb.name.split()]
     markdown = str(build_app(session.out, every).generate_docs(output_format="markdown")).strip()
     first, *others = markdown.split("\n## ")

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -186,8 +186,9 @@ class _ToStderr(logging.Handler):
     """A line a record, to whatever stderr is now: the live view puts itself in its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        print(printable(text), file=sys.stderr)
+        # Nobody who logs may fail because nobody reads: stderr may be a pipe that was closed.
+        with suppress(OSError, ValueError):
+            print(printable(self.format(record)), file=sys.stderr)
 
 
 def _log_to_stderr() -> None:

@@ -15,9 +15,8 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from echo_core.cli.app import PROGRAM
 from echo_core.errors import EchoCoreError
-
-PROGRAM = "echo-core"
 
 
 class UsageError(EchoCoreError):
