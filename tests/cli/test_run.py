@@ -47,6 +47,8 @@ from echo_core import Sink
 
 class Keeper(Sink):
     async def write(self, message):
+        if message.data["number"] == self.context.config["warns_at"]:
+            self.context.logger().warning("number %d looks odd", message.data["number"])
         if message.data["number"] in self.context.config["fails"]:
             raise ValueError(f"cannot keep {message.data['number']}")
         await asyncio.sleep(self.context.config["takes_s"])
@@ -82,7 +84,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A source that ticks and a sink that keeps; both do as the environment says."""
     workspace = init(tmp_path_factory.mktemp("run") / "ws")
     ticks = {"config": {"count": 5, "pause_s": 0.0}, "publications": ["tick"], "plugin_type": "source"}
-    keeps = {"config": {"fails": [], "takes_s": 0.0}, "subscriptions": ["tick"], "plugin_type": "sink"}
+    keeps = {
+        "config": {"fails": [], "takes_s": 0.0, "warns_at": -1},
+        "subscriptions": ["tick"],
+        "plugin_type": "sink",
+    }
     add_plugin(workspace, "ticker", TICKER, **ticks)
     add_plugin(workspace, "keeper", KEEPER, **keeps)
     return workspace
@@ -251,6 +257,20 @@ def test_a_reader_of_the_lines_that_goes_away_does_not_stop_the_host(workspace: 
         stdout, _ = host.communicate(timeout=PATIENCE_S)
     assert host.returncode == 0
     assert ["total", "5", "5", "0", "0", "0", "5", "0"] in [line.split() for line in stdout.splitlines()]
+
+
+def test_what_a_plugin_warns_of_is_a_line_on_stderr_once_and_nothing_else_is(run: Run) -> None:
+    done = run("run", "--until-idle", "--json", ECHO_PLUGIN_KEEPER__WARNS_AT="3")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING echo\.plugin\.keeper: number 3 looks odd", line)
+
+
+def test_a_plugin_that_fails_is_said_once(tmp_path: Path, run: Run) -> None:
+    other = init(tmp_path / "other")
+    add_plugin(other, "broken", BROKEN, subscriptions=["tick"])
+    done = run("run", "--until-idle", "--project", str(other.root))
+    assert done.stderr.count("no import today") == 1
 
 
 def test_a_trace_is_shown_when_asked_for(run: Run) -> None:
