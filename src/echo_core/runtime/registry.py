@@ -1,0 +1,126 @@
+"""Which libraries there are, and which are enabled. One broken entry never hides another."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from echo_core.errors import EchoCoreError, LibraryError
+from echo_core.runtime.library import Library, LibraryInfo, peek_library, read_library
+from echo_core.workspace import BUILD_TYPES, BuildType, Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """A folder among the libraries: what it says of itself, or why it cannot be used."""
+
+    name: str
+    version: str
+    build_type: BuildType
+    path: Path
+    library: LibraryInfo | None = None
+    error: EchoCoreError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enabled:
+    """An entry of `core/plugins/enabled`: the verified library that it stands for, or why there is none."""
+
+    name: str
+    link: Path
+    build_type: BuildType | None = None
+    """Whose libraries the link leads to; None if it leads elsewhere."""
+    version: str = ""
+    """The version it leads to, there or not; empty if it leads elsewhere."""
+    library: Library | None = None
+    error: EchoCoreError | None = None
+
+
+def available(workspace: Workspace, build_type: BuildType | None = None) -> list[Available]:
+    """Every library, by name, the newest version first. Their files are not verified."""
+    build_types = BUILD_TYPES if build_type is None else (build_type,)
+    found = [entry for each in build_types for entry in _libraries(workspace, each)]
+    found.sort(key=lambda entry: _sortable(entry.version), reverse=True)
+    return sorted(found, key=lambda entry: (entry.name, entry.build_type))
+
+
+def enabled(workspace: Workspace) -> list[Enabled]:
+    """Every entry that is enabled, by name. No plugin code runs: each is verified, or has its reason."""
+    return [_read_enabled(workspace, link) for link in _visible(workspace.enabled)]
+
+
+def _libraries(workspace: Workspace, build_type: BuildType) -> Iterator[Available]:
+    for plugin in _visible(workspace.libraries(build_type)):
+        for folder in _visible(plugin) if plugin.is_dir() else ():
+            library, error = None, None
+            try:
+                library = peek_library(folder)
+                _check_place(library, plugin.name, folder.name, build_type)
+            except EchoCoreError as refused:
+                library, error = None, refused
+            yield Available(plugin.name, folder.name, build_type, folder, library, error)
+
+
+def _read_enabled(workspace: Workspace, link: Path) -> Enabled:
+    folder = Path(os.path.realpath(link))  # followed once; what is read and run is this folder's
+    build_type = _build_type_of(workspace, folder)
+    version = folder.name if build_type else ""
+    try:
+        library = _library_behind(link, folder, build_type)
+    except EchoCoreError as error:
+        return Enabled(link.name, link, build_type, version, error=error)
+    return Enabled(link.name, link, build_type, version, library)
+
+
+def _build_type_of(workspace: Workspace, folder: Path) -> BuildType | None:
+    """The build type of the libraries in which `folder` is <name>/<version>/."""
+    for build_type in BUILD_TYPES:
+        if folder.parent.parent == Path(os.path.realpath(workspace.libraries(build_type))):
+            return build_type
+    return None
+
+
+def _library_behind(link: Path, folder: Path, build_type: BuildType | None) -> Library:
+    off = f"echo-core deactivate {link.name}"
+    if not link.is_symlink():
+        raise _wrong_entry(link, "it is not a link", f"remove {link}")
+    if build_type is None:
+        raise _wrong_entry(link, f"it leads to {os.readlink(link)}, which is outside the libraries", off)
+    if not folder.is_dir():
+        why = f"it leads to {os.readlink(link)}, which is not there"
+        raise _wrong_entry(link, why, f"echo-core build {link.name} {build_type}; or {off}")
+    library = read_library(folder)
+    _check_place(library, link.name, folder.name, build_type)
+    return library
+
+
+def _check_place(library: LibraryInfo, name: str, version: str, build_type: BuildType) -> None:
+    """A library stands where its name, version and build type say."""
+    says = (library.name, library.version, library.build_type)
+    if says != (name, version, build_type):
+        raise LibraryError(
+            f"{name} {version} ({build_type}) is another plugin's library",
+            where=str(library.path),
+            why="it says that it is {} {} ({})".format(*says),
+            fix=f"echo-core build {name} {build_type}",
+        )
+
+
+def _wrong_entry(link: Path, why: str, fix: str) -> LibraryError:
+    return LibraryError(f"{link.name} is enabled, but there is no library", where=str(link), why=why, fix=fix)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What the folder holds, but for hidden entries: those are ours, half written."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _sortable(version: str) -> Version:
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return Version("0.dev0")
