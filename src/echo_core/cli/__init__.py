@@ -1,0 +1,1 @@
+"""The command line `echo-core`: one file a verb, and what they share."""

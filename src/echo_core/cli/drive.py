@@ -1,0 +1,102 @@
+"""Drives a host from start to end: its signals, and how it is shown meanwhile."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from echo_core.cli.progress import ABORTING, RUNNING, STOPPING, Progress
+from echo_core.runtime.states import PluginState
+from echo_core.runtime.statistics import HostSnapshot
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Event(Protocol):
+    """A plugin moved to another state."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def state(self) -> PluginState: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class Drivable(Protocol):
+    """The part of a host that is needed here."""
+
+    async def run(self, *, until_idle: bool = False) -> HostSnapshot:
+        """Run to the end; the final numbers."""
+
+    def snapshot(self) -> HostSnapshot:
+        """The numbers of this moment."""
+
+    def events(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` at every move."""
+
+    def request_stop(self) -> None:
+        """Stop in good order."""
+
+    def abort(self) -> None:
+        """Stop at once."""
+
+
+class Stopper:
+    """What SIGINT and SIGTERM do: the first stops in good order, the second at once."""
+
+    def __init__(self, host: Drivable, progress: Progress) -> None:
+        self._host = host
+        self._progress = progress
+        self._signals = 0
+
+    @property
+    def aborted(self) -> bool:
+        """Whether there was a second signal."""
+        return self._signals > 1
+
+    def signal(self) -> None:
+        """There is a signal."""
+        self._signals += 1
+        if self._signals == 1:
+            self._progress.say(STOPPING)
+            self._host.request_stop()
+        elif self._signals == 2:
+            self._progress.say(ABORTING)
+            self._host.abort()
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signals from the running loop, and give them back."""
+        loop = asyncio.get_running_loop()
+        try:
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, self.signal)
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+async def drive(host: Drivable, progress: Progress, *, until_idle: bool) -> tuple[HostSnapshot, bool]:
+    """Run the host to its end and show it; its final numbers, and whether a second signal cut it short."""
+    stopper = Stopper(host, progress)
+    host.events(lambda event: progress.moved(event.name, event.version, event.state, event.reason))
+    with stopper.installed():
+        progress.say(RUNNING)
+        showing = asyncio.create_task(_show(host, progress), name="progress")
+        try:
+            return await host.run(until_idle=until_idle), stopper.aborted
+        finally:
+            showing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await showing
+
+
+async def _show(host: Drivable, progress: Progress) -> None:
+    while True:
+        progress.show(host.snapshot())
+        await asyncio.sleep(progress.interval_s)

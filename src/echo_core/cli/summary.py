@@ -1,0 +1,163 @@
+"""The account at the end of a run: every message received ended in one way, and the counts show it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from echo_core.runtime.states import PluginState
+from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What became of messages: received = processed + filtered + dead_lettered + unfinished."""
+
+    received: int
+    processed: int
+    filtered: int
+    dead_lettered: int
+    unfinished: int
+    """Received, and not ended when the host stopped."""
+    waiting: int
+    """Still in the queue, never received."""
+    published: int
+    failed_attempts: int
+
+    @property
+    def add_up(self) -> bool:
+        """Whether every message received is accounted for."""
+        return self.received == self.processed + self.filtered + self.dead_lettered + self.unfinished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSummary:
+    """One plugin's part."""
+
+    name: str
+    version: str
+    build_type: str
+    plugin_type: str
+    state: str
+    reason: str
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A whole run."""
+
+    ok: bool
+    """Nothing failed, nothing was dead-lettered, nothing was left undone, and the counts add up."""
+    duration_s: float
+    plugins: tuple[PluginSummary, ...]
+    totals: Counts
+    problems: tuple[str, ...]
+    """One sentence for each thing that is not as it should be."""
+    next: tuple[str, ...]
+    """What to do about them."""
+
+
+def summarize(snapshot: HostSnapshot) -> Summary:
+    """The account that the host's last snapshot gives."""
+    plugins = tuple(_plugin(plugin) for plugin in snapshot.plugins)
+    totals = _total([plugin.counts for plugin in plugins])
+    findings = _findings(plugins, totals)
+    return Summary(
+        ok=not snapshot.failed and not findings,
+        duration_s=round(snapshot.uptime_s, 3),
+        plugins=plugins,
+        totals=totals,
+        problems=tuple(findings),
+        next=tuple(dict.fromkeys(findings.values())),
+    )
+
+
+def _plugin(plugin: PluginSnapshot) -> PluginSummary:
+    return PluginSummary(
+        name=plugin.name,
+        version=plugin.version,
+        build_type=plugin.build_type,
+        plugin_type=plugin.plugin_type,
+        state=plugin.state.value,
+        reason=plugin.reason,
+        counts=Counts(
+            received=plugin.received,
+            processed=plugin.processed,
+            filtered=plugin.filtered,
+            dead_lettered=plugin.dead_lettered,
+            unfinished=plugin.in_hand,
+            waiting=plugin.queue,
+            published=plugin.published,
+            failed_attempts=plugin.failed_attempts,
+        ),
+    )
+
+
+def _total(parts: list[Counts]) -> Counts:
+    return Counts(**{name: sum(getattr(part, name) for part in parts) for name in Counts.__slots__})
+
+
+def _findings(plugins: tuple[PluginSummary, ...], totals: Counts) -> dict[str, str]:
+    """What is not as it should be, and what to do about each."""
+    found: dict[str, str] = {}
+    if not plugins:
+        found["no plugin is activated"] = "echo-core activate NAME"
+    for plugin in plugins:
+        if plugin.state == PluginState.FAILED.value:
+            found[f"{plugin.name} {plugin.version} failed: {plugin.reason}"] = "echo-core doctor"
+        if not plugin.counts.add_up:
+            found[f"the counts of {plugin.name} do not add up"] = "report it: this is a fault in Echo Core"
+    if totals.dead_lettered:
+        found[f"{_messages(totals.dead_lettered)} dead-lettered"] = "echo-core dlq list"
+    left = totals.unfinished + totals.waiting
+    if left:
+        found[f"{_messages(left)} left undone"] = "raise host.shutdown_timeout_s in echo-core.toml"
+    return found
+
+
+def _messages(count: int) -> str:
+    return "1 message was" if count == 1 else f"{count:,} messages were"
+
+
+def summary_text(summary: Summary) -> "RenderableType":
+    """The account, for people."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("PLUGIN", overflow="fold")
+    table.add_column("STATE")
+    for heading in (
+        "RECEIVED",
+        "= PROCESSED",
+        "+ FILTERED",
+        "+ DEAD",
+        "+ UNFINISHED",
+        "PUBLISHED",
+        "RETRIED",
+    ):
+        table.add_column(heading, justify="right")
+    for plugin in summary.plugins:
+        style = "red" if plugin.state == PluginState.FAILED.value else ""
+        table.add_row(f"{plugin.name} {plugin.version}", plugin.state, *_cells(plugin.counts), style=style)
+    table.add_row("total", "", *_cells(summary.totals), style="bold")
+    lines = [Text(f"{problem}", style="bold red") for problem in summary.problems]
+    advice = [Text(f"next: {step}", style="bold") for step in summary.next]
+    end = Text(f"{'done' if summary.ok else 'done, with problems'} in {summary.duration_s:,.1f} s")
+    return Group(table, end, *lines, *advice)
+
+
+def _cells(counts: Counts) -> list[str]:
+    numbers = (
+        counts.received,
+        counts.processed,
+        counts.filtered,
+        counts.dead_lettered,
+        counts.unfinished,
+        counts.published,
+        counts.failed_attempts,
+    )
+    return [f"{number:,}" for number in numbers]
