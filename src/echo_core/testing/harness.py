@@ -1,0 +1,176 @@
+"""A host for one plugin, inside a test: real context, real checks, nothing else running."""
+
+import asyncio
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from echo_core.errors import NotFound, PluginError, TopicError
+from echo_core.manifest import FILE_NAME, Manifest, read
+from echo_core.message import BaseMessage
+from echo_core.plugin import Outcome, Plugin, ProcessingStatus
+from echo_core.roles import Source
+from echo_core.testing._context import make_context
+from echo_core.testing.transport import Published, RecordingTransport
+from echo_core.topics import TopicPattern, TopicSet
+
+
+class PluginHarness:
+    """Runs one plugin as the host would, and shows what came out of it.
+
+    async with PluginHarness(create_plugin(), config={"field": "title"}) as harness:
+        status = await harness.handle({"title": "hello"})
+        assert harness.data == [{"title": "HELLO"}]
+
+    Entering calls `init`, leaving calls `shutdown`. What the host would refuse is refused here, with the
+    same error: a topic outside `publications`, a configuration that its `config_schema` does not admit,
+    data that cannot be sent. A plugin that changes `message.data` fails with an AssertionError.
+    """
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        *,
+        manifest: Manifest | Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        topic: str | None = None,
+    ) -> None:
+        """Nothing runs yet.
+
+        `manifest` is one, or the path of one; left out, it is the nearest above the plugin's own source.
+        `config` goes over the manifest's. `topic` is where messages come from when `handle` is not told;
+        left out, it is one that the first subscription means.
+        """
+        self.plugin = plugin
+        self.manifest = _manifest(plugin, manifest)
+        self.transport = RecordingTransport()
+        self.context = make_context(self.manifest, config or {}, self.transport)
+        self._topic = topic
+        self._subscribed = TopicSet(self.manifest.subscriptions)
+        plugin.name = plugin.name or self.manifest.name
+
+    async def __aenter__(self) -> Self:
+        await self.transport.open()
+        await self.plugin.init(self.context)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.plugin.shutdown()
+        finally:
+            await self.transport.close()
+
+    @property
+    def published(self) -> list[Published]:
+        """Everything that was published, in order: `(topic, message)` each."""
+        return self.transport.published
+
+    @property
+    def data(self) -> list[Any]:
+        """The data of everything that was published, in order."""
+        return [publication.message.data for publication in self.published]
+
+    async def handle(self, data: Any, topic: str | None = None) -> ProcessingStatus:
+        """Hand over a message (or make one of `data`) and return how it went; exceptions come through.
+
+        A status of FORWARD is carried out, as the host does. Raises `TopicError` if the plugin would
+        never be given a message of this topic.
+        """
+        message = data if isinstance(data, BaseMessage) else BaseMessage(source="test", data=data)
+        topic = topic or self._topic or self._any_topic()
+        if topic not in self._subscribed:
+            raise TopicError(
+                f"{self.manifest.name} is never given messages of {topic!r}",
+                why=f"its subscriptions are {', '.join(self.manifest.subscriptions) or 'none'}",
+                fix="name a topic that one of them means",
+            )
+        before = copy.deepcopy(message.data)
+        with self.context.handling(message):
+            try:
+                status = await self._process(topic, message)
+            finally:
+                if message.data != before:
+                    raise AssertionError(
+                        f"{self.manifest.name} changed message.data from {before!r} to {message.data!r}; "
+                        "fix: make new data, like {**message.data, ...}"
+                    )
+            if status.outcome is Outcome.FORWARD:
+                await self.context.publish(status.topic, status.message)
+        return status
+
+    async def _process(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        process: Callable[[str, BaseMessage], Any] = self.plugin.process_message
+        if inspect.iscoroutinefunction(process):
+            status = await process(topic, message)
+        else:
+            status = await self.context.run_blocking(process, topic, message)
+        if not isinstance(status, ProcessingStatus):
+            raise PluginError(
+                f"process_message of {self.manifest.name} returned {status!r}",
+                why="only a ProcessingStatus says how a message went",
+                fix="return ProcessingStatus.ACKNOWLEDGED",
+            )
+        return status
+
+    def _any_topic(self) -> str:
+        """A topic that the first subscription means: its wildcards read as the word "test"."""
+        if not self.manifest.subscriptions:
+            raise TopicError(
+                f"{self.manifest.name} has no subscriptions, and so handles no messages",
+                fix="call run_source() if it is a source, or list a topic in its manifest.json",
+            )
+        words = TopicPattern(self.manifest.subscriptions[0]).words
+        return ".".join("test" if word in ("*", "#") else word for word in words)
+
+    async def run_source(self, limit: int | None = None) -> list[Published]:
+        """Let a source run and return what it published.
+
+        It ends when the source is exhausted, or is cancelled, as at the host's stop, right after it
+        published the `limit`th message. Exceptions of the source come through.
+        """
+        if not isinstance(self.plugin, Source):
+            raise PluginError(
+                f"{self.manifest.name} is no source",
+                why=f"it is a {type(self.plugin).__name__}, not a subclass of echo_core.Source",
+                fix="use handle(data)",
+            )
+        first = len(self.published)
+        if limit is None:
+            await self.plugin.run()
+            return self.published[first:]
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; a source can only be stopped after a message")
+        running = asyncio.create_task(self.plugin.run())
+        self.transport.when_published(first + limit, running.cancel)
+        try:
+            await running
+        except asyncio.CancelledError:
+            if len(self.published) < first + limit:  # then it is the test itself that is cancelled
+                raise
+        return self.published[first:]
+
+
+def _manifest(plugin: Plugin, given: Manifest | Path | None) -> Manifest:
+    if isinstance(given, Manifest):
+        return given
+    path = given or find_manifest(Path(inspect.getfile(type(plugin))))
+    return read(path)
+
+
+def find_manifest(start: Path) -> Path:
+    """The nearest `manifest.json` in the folders above the file `start`; raises `NotFound`."""
+    for folder in start.resolve().parents:
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    raise NotFound(
+        f"no {FILE_NAME} beside or above {start}",
+        fix='pass one: PluginHarness(plugin, manifest=Path("manifest.json"))',
+    )

@@ -1,0 +1,1 @@
+"""Where plugins are written, built into libraries, and switched on."""
