@@ -4,6 +4,7 @@ Both are the cheapest way through a table of costs: every gap between words has 
 and so has what makes a caption hard to read. Every word lands in exactly one line, in order.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +64,7 @@ def divide(words: Sequence[Word], costs: Sequence[int], until: int, limits: Limi
     while stops[-1]:
         stops.append(best[stops[-1]][1])
     bounds = stops[::-1]
-    return [words[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [words[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def _fits(words: Sequence[Word], limits: Limits) -> bool:
@@ -78,7 +79,7 @@ def _price(words: Sequence[Word], ends: int, limits: Limits) -> float:
     start = words[0].start
     hurry = max(0, limits.reading_time(width(words)) - (ends - start))
     overstay = max(0, words[-1].end - start - limits.max_duration)
-    silence = sum(max(0, word.start - earlier.end) for earlier, word in zip(words, words[1:], strict=False))
+    silence = sum(max(0, word.start - earlier.end) for earlier, word in itertools.pairwise(words))
     return _CAPTION + (_HURRY * hurry + _OVERSTAY * overstay + _SILENCE * silence) / 1000
 
 

@@ -1,4 +1,4 @@
-"""Words with their times, and how good a place for a break each gap between them is. Times are milliseconds."""
+"""Words with their times (milliseconds), and what a break in each gap between them costs."""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
@@ -91,5 +91,5 @@ def break_costs(words: Sequence[Word], conjunctions: Collection[str]) -> list[in
 
 
 def begins_turn(earlier: Word, word: Word) -> bool:
-    """Whether a dash says that somebody else speaks now, as in "- Where? - There." """
+    """Whether a dash says that somebody else speaks now, as in `- Where? - There.`."""
     return word.text.startswith(_DASHES) and earlier.text.rstrip(_CLOSING).endswith(_SENTENCE_END)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from echo_core import PluginContext, PluginError, Source
-from transcript_source.reading import read_transcript
+from transcript_source.reading import LAST_RESORT, read_transcript
 from transcript_source.segments import arrange, gather, is_timed
 
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
@@ -38,16 +38,17 @@ class TranscriptSource(Source):
                 "no transcript is named", where="config path", fix="set path to a .vtt, .srt or .jsonl file"
             )
         path = Path(config["path"]).expanduser()
-        kind, header, entries = read_transcript(
-            path, encoding=config["encoding"], max_bytes=config["max_bytes"]
-        )
-        common = {"language": config["language"], **header}
-        complete = [entry if "fault" in entry else {**common, **entry} for entry in entries]
-        segments = arrange(gather(complete, pause_s=config["pause_s"]), transcript=path.stem)
+        found = read_transcript(path, encoding=config["encoding"], max_bytes=config["max_bytes"])
+        logger = self.context.logger()
+        if found.encoding == LAST_RESORT and not config["encoding"]:
+            logger.warning(
+                "%s is not UTF-8, and was read as Windows-1252; set encoding if that is wrong", path
+            )
+        language = found.language or config["language"]
+        entries = [entry if "fault" in entry else {"language": language, **entry} for entry in found.entries]
+        segments = arrange(gather(entries, pause_s=config["pause_s"]), transcript=path.stem)
         faults = sum("fault" in segment for segment in segments)
-        self.context.logger().info(
-            "%s: %s, %d segments, %d faults", path, kind, len(segments) - faults, faults
-        )
+        logger.info("%s: %s, %d segments, %d faults", path, found.kind, len(segments) - faults, faults)
         return path.stem, segments
 
     async def produce(self) -> AsyncIterator[dict[str, Any]]:

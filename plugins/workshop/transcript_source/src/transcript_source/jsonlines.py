@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 _SCALARS: Final = ("start", "end", "text", "speaker", "language")
 _INT64_DIGITS: Final = 18
@@ -28,8 +28,8 @@ def _load(line: str) -> dict[str, Any]:
     """The line's JSON object; raises ValueError if it is none, or cannot be sent on as a message."""
     try:
         document = json.loads(line, parse_int=_number)
-    except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(document, dict):
         raise ValueError("a line must be a JSON object")
     for key in _SCALARS:
@@ -78,6 +78,6 @@ def _words(raw: Any) -> list[dict[str, Any]]:
     return words
 
 
-def is_time(value: Any) -> bool:
+def is_time(value: object) -> TypeGuard[float]:
     """Whether it is a number, as a time is; what the number may be is the validator's matter."""
     return isinstance(value, int | float) and not isinstance(value, bool)

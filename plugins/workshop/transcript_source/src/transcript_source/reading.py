@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple
 
 from echo_core import PluginError
 from transcript_source.jsonlines import read_json_lines
@@ -22,29 +22,42 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+LAST_RESORT: Final = "cp1252"
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x19\x1b-\x1f]")
 _WEBVTT: Final = re.compile(r"WEBVTT(?=[ \t\n]|$)")
 
 
-def read_transcript(path: Path, *, encoding: str = "", max_bytes: int) -> tuple[str, Entry, list[Entry]]:
-    """The file's format, what its header says of every entry (`language`), and its entries in file order.
+class Transcript(NamedTuple):
+    """What is in the file."""
+
+    kind: str
+    """`webvtt`, `subrip` or `jsonlines`."""
+    encoding: str
+    language: str
+    """What the header says; empty if it does not."""
+    entries: list[Entry]
+    """In the order of the file."""
+
+
+def read_transcript(path: Path, *, encoding: str = "", max_bytes: int) -> Transcript:
+    """The transcript in the file.
 
     The content decides the format, not the name. Raises `PluginError` for a file that is missing,
     unreadable, too large, empty, binary, or in none of the three formats.
     """
-    text = decode(_bytes(path, max_bytes), path, encoding)
+    text, encoding = decode(_bytes(path, max_bytes), path, encoding)
     if not text.strip():
-        _refuse(path, "it is empty", "name a transcript with something in it")
+        raise _refusal(path, "it is empty", "name a transcript with something in it")
     kind = sniff(text)
     if kind is None:
-        _refuse(
+        raise _refusal(
             path,
             f"it begins with {text.strip()[:40]!r}, which is neither WebVTT, SubRip nor JSON Lines",
             "WebVTT begins with WEBVTT, SubRip has times like 00:00:01,000 --> 00:00:02,000, "
             "JSON Lines one JSON object a line",
         )
-    header = _webvtt_header(text) if kind == "webvtt" else {}
-    return kind, header, list(_READERS[kind](text))
+    language = _header_language(text) if kind == "webvtt" else ""
+    return Transcript(kind, encoding, language, list(_READERS[kind](text)))
 
 
 def sniff(text: str) -> str | None:
@@ -66,53 +79,55 @@ def _is_json_object(line: str) -> bool:
         return False
 
 
-def decode(raw: bytes, path: Path, encoding: str = "") -> str:
-    r"""The text, without byte-order mark and with `\n` for every line end.
+def decode(raw: bytes, path: Path, encoding: str = "") -> tuple[str, str]:
+    r"""The text, without byte-order mark and with `\n` for every line end, and what it was encoded in.
 
     Without `encoding` and without a mark it is UTF-8 or, failing that, Windows-1252, which is what
     most old subtitle files are written in.
     """
     marked = next((name for mark, name in _MARKS if raw.startswith(mark)), "")
-    candidates = [encoding] if encoding else [marked] if marked else ["utf-8", "cp1252"]
+    candidates = [encoding] if encoding else [marked] if marked else ["utf-8", LAST_RESORT]
     for candidate in candidates:
-        try:
-            text = raw.decode(candidate)
-        except UnicodeDecodeError:
-            continue
-        except LookupError:
-            _refuse(
-                path,
-                f"{encoding!r} is no encoding that Python knows",
-                "use one like cp1250, or leave it empty",
-            )
-        if _CONTROL.search(text):
-            break
-        return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        text = _decoded(raw, candidate, path)
+        if text is not None and not _CONTROL.search(text):
+            text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+            return text, candidate
     shown = f"not text in {encoding or marked}" if encoding or marked else "binary, not text"
-    _refuse(
+    raise _refusal(
         path, f"it is {shown}", "name a text file, UTF-8 at best; set encoding if it is written in another"
     )
+
+
+def _decoded(raw: bytes, encoding: str, path: Path) -> str | None:
+    """The text, or None if the bytes are none in this encoding."""
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    except LookupError as error:
+        fix = "use one like cp1250, or leave it empty"
+        raise _refusal(path, f"Python knows no encoding {encoding!r}", fix) from error
 
 
 def _bytes(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            _refuse(path, f"it has {size} bytes, more than max_bytes ({max_bytes})", "raise max_bytes")
+            raise _refusal(path, f"it has {size} bytes, more than max_bytes ({max_bytes})", "raise max_bytes")
         return path.read_bytes()
     except OSError as error:
-        _refuse(path, error.strerror or str(error), "set path to a readable file")
+        raise _refusal(path, error.strerror or str(error), "set path to a readable file") from error
 
 
-def _webvtt_header(text: str) -> Entry:
-    """What the header says of all cues: `Language: de`, the only line of it that matters here."""
+def _header_language(text: str) -> str:
+    """`de`, if the WebVTT header has a line `Language: de`."""
     header = text.partition("\n\n")[0]
-    found = re.search(r"^Language:[ \t]*([A-Za-z0-9-]+)[ \t]*$", header, re.MULTILINE)
-    return {"language": found.group(1)} if found else {}
+    found = re.search(r"^Language:[ \t]*([A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*)[ \t]*$", header, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
-def _refuse(path: Path, why: str, fix: str) -> NoReturn:
-    raise PluginError("the transcript cannot be read", where=str(path), why=why, fix=fix)
+def _refusal(path: Path, why: str, fix: str) -> PluginError:
+    return PluginError("the transcript cannot be read", where=str(path), why=why, fix=fix)
 
 
 _READERS: Final[dict[str, Callable[[str], Iterator[Entry]]]] = {

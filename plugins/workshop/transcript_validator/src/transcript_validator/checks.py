@@ -31,7 +31,8 @@ def _language_faults(language: Any) -> Iterator[str]:
 
 
 def _time_faults(data: Mapping[str, Any], max_segment_s: float, max_time_s: float) -> Iterator[str]:
-    start, end = data.get("start"), data.get("end")
+    start: Any = data.get("start")
+    end: Any = data.get("end")
     found = [*_one_time("start", start, max_time_s), *_one_time("end", end, max_time_s)]
     yield from found
     if found:

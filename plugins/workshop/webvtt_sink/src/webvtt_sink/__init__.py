@@ -8,7 +8,7 @@ from webvtt_sink.files import CaptionFile, file_name
 
 
 class WebvttSink(Sink, blocking=True):
-    """Keeps a WebVTT file up to date for each transcript and language. Files block, so it runs in a thread."""
+    """Keeps a WebVTT file up to date for each transcript and language, in a thread, as files block."""
 
     def __init__(self) -> None:
         self._files: dict[str, CaptionFile] = {}
@@ -16,18 +16,9 @@ class WebvttSink(Sink, blocking=True):
     async def init(self, context: PluginContext) -> None:
         """Make the directory; refused here if that cannot be."""
         await super().init(context)
-        self._directory = Path(context.config["directory"]).expanduser()
-        try:
-            await context.run_blocking(self._directory.mkdir, parents=True, exist_ok=True)
-        except OSError as error:
-            raise PluginError(
-                "captions cannot be written",
-                where=str(self._directory),
-                why=error.strerror or str(error),
-                fix="set directory to a folder that may be written to",
-            ) from error
+        self._directory = await context.run_blocking(_make_directory, context.config["directory"])
 
-    def write(self, message: BaseMessage) -> None:
+    def write(self, message: BaseMessage) -> None:  # type: ignore[override]  # blocking: a plain def
         """Add a caption, or finish the file with the end of its transcript."""
         data: dict[str, Any] = message.data
         file = self._file(data)
@@ -52,6 +43,20 @@ class WebvttSink(Sink, blocking=True):
         """Bring every file up to date. An unfinished one keeps its journal, for whoever goes on."""
         for file in self._files.values():
             await self.context.run_blocking(file.write)
+
+
+def _make_directory(name: str) -> Path:
+    directory = Path(name).expanduser()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PluginError(
+            "captions cannot be written",
+            where=str(directory),
+            why=error.strerror or str(error),
+            fix="set directory to a folder that may be written to",
+        ) from error
+    return directory
 
 
 def create_plugin() -> WebvttSink:

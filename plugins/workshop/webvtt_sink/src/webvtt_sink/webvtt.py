@@ -21,7 +21,8 @@ def _cue(caption: Mapping[str, Any]) -> str:
     if caption.get("speaker"):
         # The name ends at ">" and at the end of the line, whatever it is.
         text = f"<v {_escape(' '.join(caption['speaker'].split()))}>{text}</v>"
-    return f"{_identifier(caption['caption'])}\n{timestamp(caption['start'])} --> {timestamp(caption['end'])}\n{text}"
+    times = f"{timestamp(caption['start'])} --> {timestamp(caption['end'])}"
+    return f"{_identifier(caption['caption'])}\n{times}\n{text}"
 
 
 def _escape(text: str) -> str:
