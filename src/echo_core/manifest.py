@@ -6,7 +6,10 @@ if it stands in `_CHECKS`; unknown keys are faults, except those that begin with
 
 import difflib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import keyword
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,39 +87,80 @@ def read(path: Path) -> Manifest:
 def parse(raw: bytes, *, where: str = FILE_NAME) -> Manifest:
     """The manifest in these bytes of JSON; raises `ManifestError` with every fault."""
     document, faults = _load_json(raw)
-    if not faults:
-        faults = list(_faults(document))
-    if faults:
+    if document is not None:
+        faults.extend(_faults(document))
+    if document is None or faults:
         raise ManifestError(faults, where=where)
     known = {key: value for key, value in document.items() if not key.startswith("x-")}
     return msgspec.convert(known, Manifest)
 
 
-def _load_json(raw: bytes) -> tuple[dict[str, Any], list[Fault]]:
-    """The JSON object, or the faults that keep it from being one. Doubled keys are faults: one would win."""
-    doubled: list[str] = []
+def _load_json(raw: bytes) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """The JSON object, None if it is not one, and the faults of its text whatever its keys mean."""
+    doubled: list[tuple[dict[str, Any], str]] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         for key, value in items:
             if key in seen:
-                doubled.append(key)
+                doubled.append((seen, key))
             seen[key] = value
         return seen
 
     try:
         document = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs)
     except UnicodeDecodeError as error:
-        return {}, [Fault("$", f"not UTF-8 at byte {error.start}", "save the file as UTF-8")]
+        return None, [Fault("$", f"not UTF-8 at byte {error.start}", "save the file as UTF-8")]
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        return {}, [Fault("$", f"not JSON: {error.msg} at {place}", f"mend the JSON at {place}")]
+        return None, [Fault("$", f"not JSON: {error.msg} at {place}", f"mend the JSON at {place}")]
+    except ValueError:  # Python refuses to read a number of thousands of digits
+        return None, [Fault("$", "it has a number with too many digits", "write a smaller number")]
     except RecursionError:
-        return {}, [Fault("$", "nested too deeply", "a manifest is a flat JSON object")]
+        return None, [_too_deep("$")]
     if not isinstance(document, dict):
-        return {}, [Fault("$", f"must be an object, not {_kind(document)}", 'write {"name": ...}')]
-    faults = [Fault(f"$.{key}", "stands twice", "keep one of them") for key in doubled]
-    return document, faults
+        return None, [Fault("$", f"must be an object, not {_kind(document)}", 'write {"name": ...}')]
+    return document, list(_text_faults(document, doubled))
+
+
+def _text_faults(document: dict[str, Any], doubled: Sequence[tuple[dict[str, Any], str]]) -> Iterator[Fault]:
+    """Doubled keys (one would win unseen), and values that Python reads and no JSON can say."""
+    pending: list[tuple[str, Any, int]] = [("$", document, 0)]
+    while pending:
+        path, value, depth = pending.pop()
+        if depth > _MAX_DEPTH:
+            yield _too_deep(path)
+        elif isinstance(value, dict):
+            yield from (_doubled(path, key) for owner, key in doubled if owner is value)
+            yield from (_no_unicode(_at(path, key)) for key in value if not _is_unicode(key))
+            pending.extend((_at(path, key), item, depth + 1) for key, item in value.items())
+        elif isinstance(value, list):
+            pending.extend((f"{path}[{index}]", item, depth + 1) for index, item in enumerate(value))
+        elif isinstance(value, str) and not _is_unicode(value):
+            yield _no_unicode(path)
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield Fault(path, f"{value} is no number in JSON", "write a finite number")
+
+
+def _too_deep(path: str) -> Fault:
+    return Fault(path, "is nested too deeply", f"at most {_MAX_DEPTH} levels")
+
+
+def _doubled(path: str, key: str) -> Fault:
+    return Fault(_at(path, key), "stands twice", "keep one of them")
+
+
+def _no_unicode(path: str) -> Fault:
+    return Fault(path, "holds half of a surrogate pair", "write the character itself")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _at(path: str, key: str) -> str:
+    """The path of a key; one that is no plain word is quoted, so that a path is always printable."""
+    return f"{path}.{key}" if key.replace("-", "_").isidentifier() else f"{path}[{json.dumps(key)}]"
 
 
 def _faults(document: Mapping[str, Any]) -> Iterator[Fault]:
@@ -137,17 +181,24 @@ def _known_keys(path: str, document: Mapping[str, Any], checks: Mapping[str, _Ch
     """The faults of each key's value, and one for each key that has no meaning here."""
     for key, value in document.items():
         if key in checks:
-            yield from checks[key](f"{path}.{key}", value)
+            yield from checks[key](_at(path, key), value)
         elif not key.startswith("x-"):
             near = difflib.get_close_matches(key, checks, n=1)
             meant = f'write "{near[0]}"' if near else f"one of {', '.join(checks)}"
-            yield Fault(f"{path}.{key}", "is not a key of a manifest", f'{meant}, or prefix it with "x-"')
+            yield Fault(_at(path, key), "is not a key of a manifest", f'{meant}, or prefix it with "x-"')
 
 
 def _kind(value: Any) -> str:
     """What JSON calls it."""
     kinds = {dict: "an object", list: "an array", str: "text", bool: "a boolean", type(None): "null"}
     return kinds.get(type(value), "a number")
+
+
+def _shown(value: Any) -> str:
+    """A value as a fault shows it: text is quoted and cut, anything else only named."""
+    if not isinstance(value, str):
+        return _kind(value)
+    return repr(value if len(value) <= _MAX_VERSION_LENGTH else value[:_MAX_VERSION_LENGTH] + "…")
 
 
 def _text(path: str, value: Any) -> Iterator[Fault]:
@@ -175,19 +226,26 @@ def _name(path: str, value: Any) -> Iterator[Fault]:
 def _version(path: str, value: Any) -> Iterator[Fault]:
     """PEP 440, in its canonical spelling: the version is also the name of a folder."""
     try:
-        canonical = str(Version(value))
-    except (InvalidVersion, TypeError):
-        shown = repr(value) if isinstance(value, str) else _kind(value)
-        yield Fault(path, f"{shown} is no version (PEP 440)", '"version": "0.1.0"')
+        canonical = str(Version(_short_text(value)))
+    except InvalidVersion:
+        yield Fault(
+            path,
+            f"{_shown(value)} is no version (PEP 440, at most {_MAX_VERSION_LENGTH} characters)",
+            '"version": "0.1.0"',
+        )
         return
     if canonical != value:
         yield Fault(path, f"{value!r} is not the canonical spelling", f'"version": "{canonical}"')
 
 
+def _short_text(value: Any) -> str:
+    """The value if it can be a version or a range; empty, which is neither a version nor a bound, if not."""
+    return value if isinstance(value, str) and len(value) <= _MAX_VERSION_LENGTH else ""
+
+
 def _entry_point(path: str, value: Any) -> Iterator[Fault]:
-    if not isinstance(value, str) or not value.isidentifier():
-        shown = repr(value) if isinstance(value, str) else _kind(value)
-        yield Fault(path, f"{shown} is not the name of a function", '"entry_point": "create_plugin"')
+    if not isinstance(value, str) or not value.isidentifier() or keyword.iskeyword(value):
+        yield Fault(path, f"{_shown(value)} is not the name of a function", '"entry_point": "create_plugin"')
 
 
 def _patterns(path: str, value: Any) -> Iterator[Fault]:
@@ -204,8 +262,8 @@ def _patterns(path: str, value: Any) -> Iterator[Fault]:
 def _one_of(*choices: str) -> _Check:
     def check(path: str, value: Any) -> Iterator[Fault]:
         if value not in choices:
-            near = difflib.get_close_matches(str(value), choices, n=1) or choices
-            yield Fault(path, f"{value!r} is not one of {', '.join(choices)}", f'write "{near[0]}"')
+            near = difflib.get_close_matches(_short_text(value), choices, n=1) or choices
+            yield Fault(path, f"{_shown(value)} is not one of {', '.join(choices)}", f'write "{near[0]}"')
 
     return check
 
@@ -221,7 +279,7 @@ def _whole_number(low: int, high: int) -> _Check:
 
 
 def _ordering_key(path: str, value: Any) -> Iterator[Fault]:
-    if not isinstance(value, str) or (value and value.split(".")[0] not in ("source", "data")):
+    if not isinstance(value, str) or not _ORDERING_KEY.fullmatch(value):
         yield Fault(path, "must be a path into the message", 'like "source" or "data.speaker"')
 
 
@@ -236,12 +294,11 @@ def _table(checks: Mapping[str, _Check]) -> _Check:
 
 
 def _api_version(path: str, value: Any) -> Iterator[Fault]:
-    parts = value.split(".") if isinstance(value, str) else []
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        yield Fault(path, f"{value!r} is not MAJOR.MINOR", f'"api_version": "{API_VERSION}"')
+    if not isinstance(value, str) or not _MAJOR_MINOR.fullmatch(value):
+        yield Fault(path, f"{_shown(value)} is not MAJOR.MINOR", f'"api_version": "{API_VERSION}"')
         return
     offered = tuple(map(int, API_VERSION.split(".")))
-    wanted = tuple(map(int, parts))
+    wanted = tuple(map(int, value.split(".")))
     if wanted[0] != offered[0] or wanted > offered:
         yield Fault(
             path,
@@ -251,10 +308,14 @@ def _api_version(path: str, value: Any) -> Iterator[Fault]:
 
 
 def _specifier(path: str, value: Any) -> Iterator[Fault]:
+    fault = Fault(path, f"{_shown(value)} is no version range (PEP 440)", '"requires_echo_core": ">=0.1,<1"')
+    if not isinstance(value, str) or len(value) > _MAX_VERSION_LENGTH:
+        yield fault
+        return
     try:
         SpecifierSet(value)
-    except (InvalidSpecifier, TypeError, AttributeError):
-        yield Fault(path, f"{value!r} is no version range (PEP 440)", '"requires_echo_core": ">=0.1,<1"')
+    except InvalidSpecifier:
+        yield fault
 
 
 def _config_schema(path: str, value: Any) -> Iterator[Fault]:
@@ -262,6 +323,10 @@ def _config_schema(path: str, value: Any) -> Iterator[Fault]:
         yield from _object(path, value)
 
 
+_MAX_DEPTH: Final = 64
+_MAX_VERSION_LENGTH: Final = 100  # a version is the name of a folder
+_ORDERING_KEY: Final = re.compile(r"(source|data(\.[^.]+)*)?")
+_MAJOR_MINOR: Final = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 _MILLISECONDS: Final = _whole_number(1, 86_400_000)
 _CHECKS: Final[dict[str, _Check]] = {
     "name": _name,
@@ -306,7 +371,8 @@ def check_host(manifest: Manifest, *, host_version: str, where: str) -> None:
     """
     if not manifest.requires_echo_core:
         return
-    release = Version(host_version).base_version
+    host = Version(host_version)
+    release = host.base_version if host.is_prerelease else host.public
     if not SpecifierSet(manifest.requires_echo_core).contains(release):
         reason = f"wants Echo Core {manifest.requires_echo_core}, and this is {host_version}"
         fix = "install such an Echo Core, or build the plugin for this one"

@@ -1,7 +1,7 @@
 """The message: an immutable value that carries its lineage and its trace."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -70,13 +70,7 @@ class BaseMessage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parent_ids(self) -> tuple[str, ...]:
         """Ids of the messages that this one was directly made from."""
-        receipts = self.receipts
-        if not receipts:
-            return ()
-        newest = receipts[-1].hop
-        if len(receipts) == 1 or receipts[-2].hop != newest:
-            return (receipts[-1].message_id,)
-        return tuple(receipt.message_id for receipt in receipts if receipt.hop == newest)
+        return parent_ids(self.receipts)
 
     @property
     def time(self) -> datetime:
@@ -84,21 +78,60 @@ class BaseMessage(msgspec.Struct, frozen=True, kw_only=True):
         return datetime.fromtimestamp(self.timestamp / 1e9, tz=UTC)
 
 
+def parent_ids(receipts: tuple[Receipt, ...]) -> tuple[str, ...]:
+    """Ids of the messages one step back: several where messages were merged."""
+    if not receipts:
+        return ()
+    newest = receipts[-1].hop
+    if len(receipts) == 1 or receipts[-2].hop != newest:
+        return (receipts[-1].message_id,)
+    return tuple(receipt.message_id for receipt in receipts if receipt.hop == newest)
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(BaseMessage)
+_NOT_ENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+_MAX_PLACE_DEPTH: Final = 20  # data may contain itself
 
 
 def encode(message: BaseMessage) -> bytes:
-    """The message as MessagePack bytes; raises `MessageError` if its data has no such form."""
+    """The message as MessagePack bytes; raises `MessageError` with the place if its data has no such form."""
     try:
         return _ENCODER.encode(message)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except _NOT_ENCODABLE as error:
         raise MessageError(
             "the message cannot be encoded",
-            where=f"message {message.id} from {message.source}",
+            where=f"message {message.id} from {message.source}, {_place(message.data)}",
             why=str(error),
             fix="publish JSON-like values, bytes, dates or msgspec Structs",
         ) from error
+
+
+def _place(value: Any) -> str:
+    """Where in a message's data, as Python writes it, the innermost value is that cannot be encoded."""
+    place = "data"
+    for _ in range(_MAX_PLACE_DEPTH):
+        for key, item in _items(value):
+            if not _is_encodable(item):
+                place, value = f"{place}[{key!r}]", item
+                break
+        else:
+            break
+    return place
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
+
+
+def _is_encodable(value: Any) -> bool:
+    try:
+        _ENCODER.encode(value)
+    except _NOT_ENCODABLE:
+        return False
+    return True
 
 
 def decode(raw: bytes) -> BaseMessage:
@@ -106,4 +139,9 @@ def decode(raw: bytes) -> BaseMessage:
     try:
         return _DECODER.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise MessageError("the bytes are no message", why=str(error)) from error
+        raise MessageError(
+            "the bytes are no message",
+            where=f"{len(raw)} bytes that begin with {bytes(raw[:16])!r}",
+            why=str(error),
+            fix="read only what `echo_core.message.encode` wrote",
+        ) from error

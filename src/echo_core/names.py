@@ -3,6 +3,7 @@
 import keyword
 import re
 import sys
+import unicodedata
 from typing import Final
 
 from echo_core.errors import NameRefused
@@ -25,7 +26,8 @@ def check_name(name: str) -> None:
 
 def suggest_name(name: str) -> str:
     """A valid plugin name as near to `name` as the rule allows."""
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # "é" without its accent
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", plain)
     words = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
     words = re.sub(r"^[0-9_]+", "", words)[:MAX_LENGTH].rstrip("_") or "my_plugin"
     if not _objection(words):

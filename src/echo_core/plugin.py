@@ -1,18 +1,20 @@
 """What a plugin is, what it is given, and how it says how a message went."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar
 
+from echo_core.errors import PluginError
 from echo_core.message import BaseMessage
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from common_telemetry import Attributes, TelemetryContext  # type: ignore[attr-defined]
+    from common_telemetry import Attributes, TelemetryContext
     from echo_core.transports.base import Transport
 
 P = ParamSpec("P")
@@ -55,7 +57,14 @@ class ProcessingStatus:
 
     @staticmethod
     def RETRY_LATER(delay: float = 0.0) -> "ProcessingStatus":  # noqa: N802  (the contract's name)
-        """Handle the message again, not before `delay` seconds; 0 leaves the wait to the host's backoff."""
+        """Handle the message again, not before `delay` seconds; 0 leaves the wait to the host's backoff.
+
+        Raises `PluginError` for a delay that is no time to wait: negative, infinite, or no number.
+        """
+        if not (isinstance(delay, int | float) and 0 <= delay < math.inf):
+            raise PluginError(
+                f"RETRY_LATER cannot wait {delay!r} seconds", fix="give a number of seconds, 0 or more"
+            )
         return ProcessingStatus(Outcome.RETRY_LATER, delay=delay)
 
     @staticmethod

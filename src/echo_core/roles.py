@@ -7,7 +7,7 @@ writes a plain `def`, which runs in a thread.
 
 import inspect
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, ClassVar, Final, TypeAlias
 
 from echo_core.errors import Invalid, PluginError
@@ -26,16 +26,15 @@ class Role(Plugin):
 
     def __init_subclass__(cls, *, blocking: bool | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(blocking=blocking, **kwargs)
-        written = cls.__dict__.get(getattr(cls, "method", ""))
+        written = getattr(cls, getattr(cls, "method", ""), None)
         if written is None or getattr(written, "__isabstractmethod__", False):
             return
-        is_async = inspect.iscoroutinefunction(written) or inspect.isasyncgenfunction(written)
+        is_async = _is_async(written)
         if is_async == cls.blocking:
-            place = f"{cls.__qualname__}.{cls.method}"
             raise PluginError(
-                f"{place} is a {'coroutine' if is_async else 'plain def'}, "
-                f"but {cls.__qualname__} is {'' if cls.blocking else 'not '}declared blocking",
-                where=f"{written.__code__.co_filename}:{written.__code__.co_firstlineno}",
+                f"{cls.__name__}.{cls.method} is a {'coroutine' if is_async else 'plain def'}, "
+                f"but {cls.__name__} is {'' if cls.blocking else 'not '}declared blocking",
+                where=_place(written),
                 fix="write a plain def"
                 if is_async
                 else f"write `async def {cls.method}`, or `blocking=True`",
@@ -47,19 +46,40 @@ class Role(Plugin):
         return await method(message)
 
     async def _publish(self, output: Output) -> None:
-        topic, data = self._destination(output)
+        if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], str):
+            topic, data = output
+        else:
+            topic, data = self._first_publication(), output
         await self.context.publish(topic, data)
 
-    def _destination(self, output: Output) -> tuple[str, Any]:
-        if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], str):
-            return output
+    async def _pass_on(self, message: BaseMessage) -> None:
+        """Publish the data as it is; what it looks like says nothing about where it goes."""
+        await self.context.publish(self._first_publication(), message.data)
+
+    def _first_publication(self) -> str:
         publications = self.context.publications
         if not publications:
             raise PluginError(
                 f"{self.name} has made something, and nowhere to publish it",
                 fix='list a topic in "publications" of its manifest.json',
             )
-        return publications[0], output
+        first = publications[0]
+        if "*" in first or "#" in first:
+            raise PluginError(
+                f"{self.name} has made something, and {first!r} is a pattern, not a topic to publish it to",
+                fix='put a topic first in "publications" of its manifest.json, or make (topic, data)',
+            )
+        return first
+
+
+def _is_async(written: Callable[..., Any]) -> bool:
+    function = inspect.unwrap(written)  # a decorator's wrapper may be plain where what it wraps is not
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _place(written: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(written), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
 class Validator(Role):
@@ -80,8 +100,8 @@ class Validator(Role):
         try:
             await self._call(self.validate, message)
         except Invalid as invalid:
-            return ProcessingStatus.FAILED(invalid.what)
-        await self._publish(message.data)
+            return ProcessingStatus.FAILED(str(invalid))
+        await self._pass_on(message)
         return ProcessingStatus.ACKNOWLEDGED
 
 
@@ -98,7 +118,7 @@ class Filter(Role):
         """Publish the message's data if it is to be kept."""
         if not await self._call(self.keep, message):
             return ProcessingStatus.FILTERED
-        await self._publish(message.data)
+        await self._pass_on(message)
         return ProcessingStatus.ACKNOWLEDGED
 
 
@@ -145,6 +165,15 @@ class Source(Role):
 
     method = "produce"
 
+    def __init_subclass__(cls, *, blocking: bool | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(blocking=blocking, **kwargs)
+        if inspect.iscoroutinefunction(inspect.unwrap(cls.produce)):
+            raise PluginError(
+                f"{cls.__name__}.produce is a coroutine that yields nothing",
+                where=_place(cls.produce),
+                fix="`yield` each output instead of returning them",
+            )
+
     @abstractmethod
     def produce(self) -> AsyncIterator[Output]:
         """Yield data, or `(topic, data)`. Each is published before the next is asked for.
@@ -157,18 +186,26 @@ class Source(Role):
         return ProcessingStatus.FAILED("a source handles no messages")
 
     async def run(self) -> None:
-        """Publish everything that `produce` yields; returns when it is exhausted. Called by the host."""
-        async for output in self._outputs():
-            await self._publish(output)
+        """Publish everything that `produce` yields; returns when it is exhausted. Called by the host.
 
-    async def _outputs(self) -> AsyncIterator[Output]:
-        if not self.blocking:
-            async for output in self.produce():
-                yield output
+        When it is cancelled, or a publication fails, `produce` is closed before this ends.
+        """
+        if self.blocking:
+            await self._run_blocking()
             return
-        iterator: Iterator[Output] = iter(self.produce())  # type: ignore[call-overload]
-        while (output := await self.context.run_blocking(next, iterator, _END)) is not _END:
-            yield output
+        outputs = self.produce()
+        try:
+            async for output in outputs:
+                await self._publish(output)
+        finally:
+            if isinstance(outputs, AsyncGenerator):
+                await outputs.aclose()
+
+    async def _run_blocking(self) -> None:
+        in_thread = self.context.run_blocking
+        outputs: Iterator[Output] = await in_thread(lambda: iter(self.produce()))  # type: ignore[call-overload]
+        while (output := await in_thread(next, outputs, _END)) is not _END:
+            await self._publish(output)
 
 
 _END: Final = object()

@@ -5,7 +5,7 @@ more, anywhere (AMQP 0-9-1, section 3.1.3.3, topic exchanges; there `#` is the s
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
 from echo_core.errors import TopicError
@@ -34,11 +34,11 @@ def _check(text: str, *, kind: str, wildcards: frozenset[str]) -> None:
         )
     for word in text.split("."):
         if word not in wildcards and not _WORD.fullmatch(word):
-            allowed = "letters, digits, _ and -" + (", or the whole word is * or #" if wildcards else "")
             raise TopicError(
                 f"{text!r} is no {kind}",
                 why=f"the word {word!r} is not allowed" if word else "it has an empty word",
-                fix=f"join words of {allowed} by single dots",
+                fix="join words of letters, digits, _ and - by single dots"
+                + ("; * and # are words" if wildcards else ""),
             )
 
 
@@ -71,13 +71,27 @@ class TopicPattern:
 
     def _skip_empty(self, positions: set[int]) -> set[int]:
         """Add the positions after each `#`, which may stand for no word at all."""
-        result = set()
+        result: set[int] = set()
         for at in positions:
-            result.add(at)
-            while at < len(self._words) and self._words[at] == _ANY_NUMBER:
-                at += 1
+            while at not in result:
                 result.add(at)
+                if at < len(self._words) and self._words[at] == _ANY_NUMBER:
+                    at += 1
         return result
+
+    def overlaps(self, other: "TopicPattern") -> bool:
+        """Whether some topic is meant by both patterns."""
+        mine, theirs = self._words, other._words
+        pending, seen = [(0, 0)], set[tuple[int, int]]()
+        while pending:
+            at = pending.pop()
+            if at == (len(mine), len(theirs)):
+                return True
+            if at in seen:
+                continue
+            seen.add(at)
+            pending.extend(_common_steps(mine, theirs, *at))
+        return False
 
     @property
     def is_topic(self) -> bool:
@@ -97,6 +111,22 @@ class TopicPattern:
 
     def __repr__(self) -> str:
         return f"TopicPattern({self.text!r})"
+
+
+def _common_steps(
+    mine: tuple[str, ...], theirs: tuple[str, ...], i: int, j: int
+) -> Iterator[tuple[int, int]]:
+    """Where two patterns, read to `i` and `j`, stand after one more word (or a `#` read as none)."""
+    mine_rest = i < len(mine) and mine[i] == _ANY_NUMBER
+    theirs_rest = j < len(theirs) and theirs[j] == _ANY_NUMBER
+    if mine_rest:
+        yield i + 1, j
+    if theirs_rest:
+        yield i, j + 1
+    if i == len(mine) or j == len(theirs):
+        return
+    if mine_rest or theirs_rest or _ANY_ONE in (mine[i], theirs[j]) or mine[i] == theirs[j]:
+        yield i + (not mine_rest), j + (not theirs_rest)
 
 
 class _Node(Generic[T]):

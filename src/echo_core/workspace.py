@@ -1,6 +1,7 @@
 """The tree of a project: where plugins are written, built, switched on, and where the host keeps state."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +59,10 @@ def find_workspace(
 
     Raises `WorkspaceError` when there is none there.
     """
-    told = project or (Path(environ[ENVIRONMENT_VARIABLE]) if environ.get(ENVIRONMENT_VARIABLE) else None)
-    if told is not None:
-        root = told.expanduser().resolve()
-        if (root / SETTINGS_FILE).is_file():
-            return Workspace(root)
-        raise WorkspaceError(
-            f"no workspace at {root}",
-            why=f"there is no {SETTINGS_FILE} in it",
-            fix=f"echo-core init {root}",
-        )
+    if project is not None:
+        return _workspace_at(project, told_by="--project")
+    if environ.get(ENVIRONMENT_VARIABLE):
+        return _workspace_at(environ[ENVIRONMENT_VARIABLE], told_by=ENVIRONMENT_VARIABLE)
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / SETTINGS_FILE).is_file():
@@ -76,4 +71,16 @@ def find_workspace(
         f"no workspace in {here} or above it",
         why=f"no folder on the way up holds an {SETTINGS_FILE}",
         fix=f"echo-core init DIR makes one; or use --project DIR, or set {ENVIRONMENT_VARIABLE}",
+    )
+
+
+def _workspace_at(folder: Path | str, *, told_by: str) -> Workspace:
+    root = Path(os.path.expanduser(folder)).resolve()
+    if (root / SETTINGS_FILE).is_file():
+        return Workspace(root)
+    raise WorkspaceError(
+        f"no workspace at {root}",
+        where=f"the folder given by {told_by}",
+        why=f"there is no {SETTINGS_FILE} in it",
+        fix=f"echo-core init {shlex.quote(str(root))}",
     )

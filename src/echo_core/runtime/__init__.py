@@ -1,1 +1,1 @@
-"""The host: loads what is enabled, feeds it, watches it, stops it in the right order."""
+"""The host: loads plugins, feeds them, watches them, stops them."""

@@ -17,7 +17,7 @@ from echo_core.topics import TopicSet, check_topic
 from echo_core.transports.base import Transport
 
 if TYPE_CHECKING:
-    from common_telemetry import Attributes, TelemetryContext  # type: ignore[attr-defined]
+    from common_telemetry import Attributes, TelemetryContext
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,0 +1,104 @@
+"""Every metric recorded without a plugin asking for it. The table in docs/telemetry.md is held to it."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+# Python handles most messages in well under 5 ms, the first bound of OpenTelemetry's default buckets.
+MESSAGE_MS: Final = (
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    30_000,
+)
+LIFECYCLE_MS: Final = (1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000)
+# The advice of the OpenTelemetry messaging conventions for durations in seconds.
+DURATION_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One instrument: its unit is UCUM, its attributes are those every measurement carries."""
+
+    name: str
+    kind: Kind
+    unit: str = ""
+    description: str = ""
+    attributes: tuple[str, ...] = ()
+    buckets: tuple[float, ...] | None = None
+
+
+_PLUGIN: Final = ("plugin.name", "plugin.version", "plugin.status")
+
+INIT_DURATION: Final = Metric(
+    "plugin.init.duration_ms", "histogram", "ms", "How long a plugin's init took.", _PLUGIN, LIFECYCLE_MS
+)
+SHUTDOWN_DURATION: Final = Metric(
+    "plugin.shutdown.duration_ms",
+    "histogram",
+    "ms",
+    "How long a plugin's shutdown took.",
+    _PLUGIN,
+    LIFECYCLE_MS,
+)
+LIFECYCLE_EVENTS: Final = Metric(
+    "plugin.lifecycle.events",
+    "counter",
+    "{event}",
+    "Lifecycle events of a plugin, by result.",
+    (*_PLUGIN, "event", "result"),
+)
+PROCESSING_TIME: Final = Metric(
+    "plugin.message.processing_time_ms",
+    "histogram",
+    "ms",
+    "How long a plugin worked on a message, one measurement an attempt.",
+    (*_PLUGIN, "message.topic"),
+    MESSAGE_MS,
+)
+PROCESS_DURATION: Final = Metric(
+    "messaging.process.duration",
+    "histogram",
+    "s",
+    "The same in seconds, by the OpenTelemetry messaging conventions.",
+    (
+        *_PLUGIN,
+        "messaging.system",
+        "messaging.operation.name",
+        "messaging.destination.name",
+        "messaging.consumer.group.name",
+    ),
+    DURATION_S,
+)
+QUEUE_TIME: Final = Metric(
+    "plugin.message.queue_time_ms",
+    "histogram",
+    "ms",
+    "How long a message waited between its publication and the first attempt at it.",
+    (*_PLUGIN, "message.topic"),
+    MESSAGE_MS,
+)
+
+CATALOGUE: Final = (
+    INIT_DURATION,
+    SHUTDOWN_DURATION,
+    LIFECYCLE_EVENTS,
+    PROCESSING_TIME,
+    PROCESS_DURATION,
+    QUEUE_TIME,
+)

@@ -1,0 +1,46 @@
+"""What an engine must offer, so that one can be exchanged for another without touching its callers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Tracer
+
+from common_telemetry.attributes import Attributes, PluginIdentity
+from common_telemetry.catalogue import Metric
+from common_telemetry.logs import LogEmitter
+from common_telemetry.messages import MessageTelemetry
+
+Recorder = Callable[[float, Attributes, Context | None], None]
+"""Takes a value, all attributes, message.id among them, and the context, None for the current."""
+
+
+class Clock(Protocol):
+    """Where times come from; the `time` module is one."""
+
+    def time_ns(self) -> int:
+        """Unix time in nanoseconds."""
+
+    def perf_counter_ns(self) -> int:
+        """A monotonic time in nanoseconds, for durations."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginEngine:
+    """The means of one plugin. Parts may raise; the callers in this package keep that from the plugin."""
+
+    messages: MessageTelemetry
+    tracer: Tracer
+    recorder: Callable[[Metric], Recorder]
+    logs: LogEmitter
+    recording: bool = True
+
+
+class Engine(ABC):
+    """Makes the means of each plugin."""
+
+    @abstractmethod
+    def bind(self, plugin: PluginIdentity) -> PluginEngine:
+        """The means of `plugin`. Called once a plugin, so it may be slow."""

@@ -1,0 +1,1 @@
+"""The engines behind one interface, `common_telemetry.engine`."""

@@ -1,0 +1,107 @@
+"""Telemetry switched off: shared objects that do nothing."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from opentelemetry.context import Context
+from opentelemetry.trace import NoOpTracer
+
+from common_telemetry.attributes import Attributes, PluginIdentity
+from common_telemetry.catalogue import Metric
+from common_telemetry.engine import Engine, PluginEngine, Recorder
+from common_telemetry.logs import LogEmitter
+from common_telemetry.message import ObservedMessage
+from common_telemetry.messages import MessageTelemetry, ProcessScope, PublishScope
+
+
+class _NoPublish(PublishScope):
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    def carrier(self) -> dict[str, str]:
+        return {}
+
+    def fail(self, error: BaseException | str) -> None:
+        return None
+
+
+class _NoProcess(ProcessScope):
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    def fail(self, error: BaseException | str, error_type: str | None = None) -> None:
+        return None
+
+    def outcome(self, name: str) -> None:
+        return None
+
+
+_PUBLISH = _NoPublish()
+_PROCESS = _NoProcess()
+
+
+class _NoMessages(MessageTelemetry):
+    __slots__ = ()
+
+    def publish(
+        self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
+    ) -> PublishScope:
+        return _PUBLISH
+
+    def process(
+        self,
+        topic: str,
+        message: ObservedMessage,
+        *,
+        attempt: int = 1,
+        previous: ProcessScope | None = None,
+        replay: bool = False,
+    ) -> ProcessScope:
+        return _PROCESS
+
+    def batch(self, topic: str, messages: Sequence[ObservedMessage], *, attempt: int = 1) -> ProcessScope:
+        return _PROCESS
+
+    def dead_letter(
+        self, topic: str, message: ObservedMessage, reason: str, failed: ProcessScope
+    ) -> PublishScope:
+        return _PUBLISH
+
+    def crash(self, topic: str, message: ObservedMessage, exit_code: int, *, attempt: int = 1) -> None:
+        return None
+
+
+def _forget(value: float, attributes: Attributes, context: Context | None) -> None:
+    return None
+
+
+def _recorder(metric: Metric) -> Recorder:
+    return _forget
+
+
+_NOTHING = PluginEngine(
+    messages=_NoMessages(), tracer=NoOpTracer(), recorder=_recorder, logs=LogEmitter(None), recording=False
+)
+
+
+class OffEngine(Engine):
+    """Records nothing. Messages carry no trace context."""
+
+    def bind(self, plugin: PluginIdentity) -> PluginEngine:
+        """The same nothing for every plugin."""
+        return _NOTHING

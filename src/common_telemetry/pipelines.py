@@ -1,0 +1,306 @@
+"""SDK processors, readers and exporters with every result counted: the SDK's own flush proves nothing."""
+
+import logging
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from common_telemetry.errands import Errands
+from common_telemetry.errors import describe
+from common_telemetry.health import Tally
+
+# The SDK's own 2,048 loses more than a third of the spans at 8,000 a second.
+_QUEUE_LIMIT: Final = 32_768
+_exporting = threading.local()
+
+
+class Pipeline(ABC):
+    """One signal on its way to one exporter."""
+
+    def __init__(self, tally: Tally, exporter: "_Counting") -> None:
+        self.tally = tally
+        self.errands = Errands(f"telemetry-{tally.signal}-{tally.exporter}")
+        self._exporter = exporter
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send everything recorded so far. May block as long as the exporter does."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Send everything recorded so far and end the threads. May block as long as the exporter does."""
+
+    def abandon(self) -> None:
+        """Send nothing more, and break off what is being sent if the exporter can."""
+        self._exporter.abandon()
+
+    def release(self) -> None:
+        """Let the exporter close its connections. Safe to repeat."""
+        self._exporter.release()
+        self.errands.close()
+
+
+class _Counting:
+    """The counting common to the three kinds of exporter."""
+
+    def __init__(self, inner: Any, tally: Tally) -> None:
+        self._inner = inner
+        self._tally = tally
+        self._abandoned = False
+        self._released = False
+
+    def _count(self, count: int, export: Callable[[], bool]) -> bool:
+        if self._abandoned:
+            self._tally.failed(count, "given up at shutdown")
+            return False
+        with _quietly() as said:
+            try:
+                exported = export()
+            except Exception as error:  # noqa: BLE001 - the SDK's threads must survive whatever an exporter raises
+                said.append(describe(error))
+                exported = False
+        if exported:
+            self._tally.succeeded(count)
+        else:
+            self._tally.failed(count, said[-1] if said else "")
+        return exported
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        self.release()
+
+    def release(self) -> None:
+        if not self._released:
+            self._released = True
+            with _quietly(), suppress(Exception):  # closing what is broken may fail too
+                self._inner.shutdown()
+
+
+class CountingSpanExporter(_Counting, SpanExporter):
+    """Passes spans on and counts what became of them."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """As the wrapped exporter."""
+        exported = self._count(len(spans), lambda: self._inner.export(spans) is SpanExportResult.SUCCESS)
+        return SpanExportResult.SUCCESS if exported else SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Nothing: the pipeline releases the wrapped exporter."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """As the wrapped exporter."""
+        return bool(self._inner.force_flush(timeout_millis))
+
+
+class CountingMetricExporter(_Counting, MetricExporter):
+    """Passes metrics on and counts data points. Several readers may share it."""
+
+    def __init__(self, inner: MetricExporter, tally: Tally) -> None:
+        _Counting.__init__(self, inner, tally)
+        # The reader asks the exporter for these; there is no public way to read them.
+        MetricExporter.__init__(self, inner._preferred_temporality, inner._preferred_aggregation)
+        self._one_at_a_time = threading.Lock()
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        """As the wrapped exporter."""
+        points = _data_points(metrics_data)
+        if not points:
+            return MetricExportResult.SUCCESS
+        self._tally.enter(points)
+        with self._one_at_a_time:
+            exported = self._count(
+                points,
+                lambda: (
+                    self._inner.export(metrics_data, timeout_millis, **kwargs) is MetricExportResult.SUCCESS
+                ),
+            )
+        return MetricExportResult.SUCCESS if exported else MetricExportResult.FAILURE
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Nothing: the pipeline releases the wrapped exporter."""
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """As the wrapped exporter."""
+        return bool(self._inner.force_flush(timeout_millis))
+
+
+class CountingLogExporter(_Counting, LogRecordExporter):
+    """Passes log records on and counts what became of them."""
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """As the wrapped exporter."""
+        exported = self._count(len(batch), lambda: self._inner.export(batch) is LogRecordExportResult.SUCCESS)
+        return LogRecordExportResult.SUCCESS if exported else LogRecordExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Nothing: the pipeline releases the wrapped exporter."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing is buffered between the processor and the exporter."""
+        return True
+
+
+class TracePipeline(Pipeline):
+    """Spans in batches. `processor` belongs on a tracer provider."""
+
+    def __init__(self, exporter: SpanExporter, name: str) -> None:
+        limit = _limit("OTEL_BSP_MAX_QUEUE_SIZE")
+        tally = Tally("traces", name, limit)
+        counting = CountingSpanExporter(exporter, tally)
+        super().__init__(tally, counting)
+        self._batches = BatchSpanProcessor(counting, max_queue_size=limit)
+        self.processor: SpanProcessor = _SpanGate(self._batches, tally)
+
+    def flush(self) -> None:
+        """Send all queued spans."""
+        self._batches.force_flush()
+
+    def close(self) -> None:
+        """Send all queued spans and end the thread."""
+        self.tally.close()
+        self._batches.shutdown()  # type: ignore[no-untyped-call]
+
+
+class LogPipeline(Pipeline):
+    """Log records in batches. `processor` belongs on a logger provider."""
+
+    def __init__(self, exporter: LogRecordExporter, name: str) -> None:
+        limit = _limit("OTEL_BLRP_MAX_QUEUE_SIZE")
+        tally = Tally("logs", name, limit)
+        counting = CountingLogExporter(exporter, tally)
+        super().__init__(tally, counting)
+        self._batches = BatchLogRecordProcessor(counting, max_queue_size=limit)
+        self.processor: LogRecordProcessor = _LogGate(self._batches, tally)
+
+    def flush(self) -> None:
+        """Send all queued records."""
+        self._batches.force_flush()
+
+    def close(self) -> None:
+        """Send all queued records and end the thread."""
+        self.tally.close()
+        self._batches.shutdown()  # type: ignore[no-untyped-call]
+
+
+class MetricPipeline(Pipeline):
+    """Metrics at an interval. Each meter provider gets a reader of its own, all on the one exporter."""
+
+    def __init__(self, exporter: MetricExporter, name: str) -> None:
+        tally = Tally("metrics", name, _QUEUE_LIMIT)
+        self._counting = CountingMetricExporter(exporter, tally)
+        super().__init__(tally, self._counting)
+        self._readers: list[MetricReader] = []
+
+    def another_reader(self) -> MetricReader:
+        """A reader for one more meter provider."""
+        reader = PeriodicExportingMetricReader(self._counting)
+        self._readers.append(reader)
+        return reader
+
+    def flush(self) -> None:
+        """Collect and send now."""
+        for reader in self._readers:
+            reader.force_flush()
+
+    def close(self) -> None:
+        """Collect and send a last time, and end the threads."""
+        for reader in self._readers:
+            reader.shutdown()
+
+
+class _SpanGate(SpanProcessor):
+    """Lets spans through while there is room, so that the SDK never has to drop, and log, one by itself."""
+
+    def __init__(self, inner: SpanProcessor, tally: Tally) -> None:
+        self._inner = inner
+        self._tally = tally
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        self._inner.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        context = span.get_span_context()
+        if context is not None and context.trace_flags.sampled and self._tally.admit():
+            self._inner.on_end(span)
+
+
+class _LogGate(LogRecordProcessor):
+    def __init__(self, inner: LogRecordProcessor, tally: Tally) -> None:
+        self._inner = inner
+        self._tally = tally
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        if self._tally.admit():
+            self._inner.on_emit(log_record)
+
+    def shutdown(self) -> None:
+        return None
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+class _WhileExporting(logging.Filter):
+    """Keeps what an exporter logs while we export: the tally says it once, and health() has the text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said: list[str] | None = getattr(_exporting, "said", None)
+        if said is None:
+            return True  # somebody else's exporter
+        if record.levelno >= logging.WARNING:
+            said.append(record.getMessage())
+        return False
+
+
+_while_exporting: Final = _WhileExporting()
+
+
+def listen_to_exporters() -> None:
+    """Have failures that exporters log counted instead of printed. For those imported so far; repeatable."""
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.startswith(("opentelemetry.exporter", "opentelemetry.sdk")) and isinstance(
+            logger, logging.Logger
+        ):
+            logger.addFilter(_while_exporting)
+
+
+@contextmanager
+def _quietly() -> Iterator[list[str]]:
+    said: list[str] = []
+    _exporting.said = said
+    try:
+        yield said
+    finally:
+        _exporting.said = None
+
+
+def _limit(variable: str) -> int:
+    given = os.environ.get(variable, "").strip()
+    return int(given) if given.isdigit() and int(given) > 0 else _QUEUE_LIMIT
+
+
+def _data_points(metrics: MetricsData) -> int:
+    return sum(
+        len(metric.data.data_points)
+        for resource in metrics.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    )

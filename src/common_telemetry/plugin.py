@@ -1,0 +1,117 @@
+"""What a plugin reports through, directly to the backend."""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
+
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from common_telemetry.attributes import Attributes, PluginIdentity, merged
+from common_telemetry.engine import Clock, PluginEngine
+from common_telemetry.health import Faults
+from common_telemetry.instruments import Instruments
+from common_telemetry.lifecycle import LifecycleScope
+from common_telemetry.logs import PluginLogging
+from common_telemetry.messages import MessageTelemetry
+from common_telemetry.propagation import current
+
+_NO_SPAN: Final = nullcontext(INVALID_SPAN)
+
+
+class PluginTelemetry:
+    """Spans, metrics and logs of one plugin. Each carries plugin.name, plugin.version and plugin.status.
+
+    While a message is handled they carry message.topic and message.id too (metrics have the id on exemplars
+    only). An attribute of the same name given by the author does not replace the standard one: it is kept as
+    `user.<name>`. Nothing here raises because of telemetry: what cannot be recorded is logged once and
+    counted in `health()`.
+    """
+
+    def __init__(
+        self, plugin: PluginIdentity, engine: PluginEngine, logs: PluginLogging, faults: Faults, clock: Clock
+    ) -> None:
+        self._plugin = plugin
+        self.rebind(engine, logs, faults, clock)
+
+    def rebind(self, engine: PluginEngine, logs: PluginLogging, faults: Faults, clock: Clock) -> None:
+        """Report through other means from now on. For the telemetry context; plugins have no need of it."""
+        self._engine = engine
+        self._logs = logs
+        self._faults = faults
+        self._clock = clock
+        self._instruments = Instruments(engine, self._plugin, faults)
+
+    @property
+    def identity(self) -> PluginIdentity:
+        """Name, version and status, as the telemetry context knows them."""
+        return self._plugin
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self._plugin.name
+
+    @property
+    def version(self) -> str:
+        """The plugin's version."""
+        return self._plugin.version
+
+    @property
+    def status(self) -> str:
+        """plugin.status on everything from now on."""
+        return self._plugin.status
+
+    @status.setter
+    def status(self, status: str) -> None:
+        self._plugin.status = status
+
+    @property
+    def messages(self) -> MessageTelemetry:
+        """The message spans, for the host that moves the messages."""
+        return self._engine.messages
+
+    def create_span(self, name: str, attributes: Attributes | None = None) -> AbstractContextManager[Span]:
+        """A `with` block around an INTERNAL span, child of the current one; gives OpenTelemetry's own Span.
+
+        An exception that passes through the block is recorded on the span.
+        """
+        if not self._engine.recording:
+            return _NO_SPAN
+        working = current()
+        standard: Attributes = {
+            **self._plugin.attributes,
+            **(working.message_attributes() if working else {}),
+        }
+        given = standard
+        with self._faults.guard(
+            "attributes", f"plugin {self.name!r}: attributes of span {name!r} are left out"
+        ):
+            given = merged(standard, attributes, self._faults)
+        return self._engine.tracer.start_as_current_span(str(name), attributes=given)
+
+    def record_counter(self, name: str, value: float = 1, attributes: Attributes | None = None) -> None:
+        """Add `value`, at least 0, to the counter `name`.
+
+        The first use of a name decides what it is; as another kind it is refused, logged once and counted.
+        """
+        self._instruments.record("counter", name, value, attributes)
+
+    def record_gauge(self, name: str, value: float, attributes: Attributes | None = None) -> None:
+        """Set the gauge `name` to `value`; the last value before an export is the one that is sent."""
+        self._instruments.record("gauge", name, value, attributes)
+
+    def record_histogram(self, name: str, value: float, attributes: Attributes | None = None) -> None:
+        """Add `value` to the distribution `name`."""
+        self._instruments.record("histogram", name, value, attributes)
+
+    def logger(self) -> logging.Logger:
+        """The standard logger `echo.plugin.<name>`.
+
+        Its records have plugin.*, message.* and, inside a span, trace_id and span_id as fields, for any
+        handler and formatter; from `log_level` up they are exported when logs are.
+        """
+        return self._logs.logger(self._plugin, self._engine.logs)
+
+    def lifecycle(self, event: str) -> LifecycleScope:
+        """A `with` block around init, shutdown, health_check or another event of the plugin's life."""
+        return LifecycleScope(event, self._engine, self._plugin, self._clock, self._faults)

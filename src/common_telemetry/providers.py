@@ -1,0 +1,252 @@
+"""OpenTelemetry providers: those of the application where it has set some, our own from the SDK where not."""
+
+import os
+from collections.abc import Collection, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, cast
+from weakref import WeakSet
+
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk._logs import LoggerProvider, SynchronousMultiLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics.view import View
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
+from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+
+from common_telemetry.attributes import UNBOUNDED, PluginIdentity
+from common_telemetry.config import TelemetryConfig, TelemetryConfigError
+from common_telemetry.engines.official import PluginProviders
+from common_telemetry.environment import ExporterChoice
+from common_telemetry.logs import LogEmitter
+from common_telemetry.pipelines import (
+    LogPipeline,
+    MetricPipeline,
+    Pipeline,
+    TracePipeline,
+    listen_to_exporters,
+)
+
+_P = TypeVar("_P")
+_ours: WeakSet[Any] = WeakSet()
+
+
+@dataclass
+class Exporters:
+    """Everything our own providers send to."""
+
+    traces: list[TracePipeline] = field(default_factory=list)
+    metrics: list[MetricPipeline] = field(default_factory=list)
+    logs: list[LogPipeline] = field(default_factory=list)
+    readers: list[MetricReader] = field(default_factory=list)  # pull readers, which have no exporter
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """All of them."""
+        return [*self.traces, *self.metrics, *self.logs]
+
+
+def load(choices: Sequence[ExporterChoice]) -> Exporters:
+    """Make the exporters asked for. Raises TelemetryConfigError if one is not installed or cannot be made."""
+    found, faults = Exporters(), []
+    for choice in choices:
+        try:
+            _add(found, choice)
+        except Exception as error:  # noqa: BLE001 - an exporter's constructor may raise anything
+            faults.append(f"OTEL_{choice.signal.upper()}_EXPORTER {choice.name!r}: {error}")
+    if faults:
+        for pipeline in found.pipelines:
+            pipeline.release()
+        raise TelemetryConfigError(faults)
+    listen_to_exporters()
+    return found
+
+
+def _add(found: Exporters, choice: ExporterChoice) -> None:
+    make = _entry_point(choice)
+    if choice.signal == "traces":
+        found.traces.append(TracePipeline(make(), choice.name))
+    elif choice.signal == "logs":
+        found.logs.append(LogPipeline(make(), choice.name))
+    elif isinstance(make, type) and issubclass(make, MetricReader):
+        found.readers.append(make())
+    else:
+        found.metrics.append(MetricPipeline(make(), choice.name))
+
+
+def _entry_point(choice: ExporterChoice) -> Any:
+    group = f"opentelemetry_{choice.signal}_exporter"
+    for entry_point in entry_points(group=group, name=choice.entry_point):
+        return entry_point.load()
+    known = sorted({entry_point.name for entry_point in entry_points(group=group)})
+    raise LookupError(f"no exporter of that name is installed; known here: otlp, {', '.join(known)}, none")
+
+
+class OwnProviders:
+    """The three providers of a telemetry context, given, adopted or made; and those of each plugin."""
+
+    def __init__(
+        self,
+        config: TelemetryConfig,
+        exporters: Exporters,
+        *,
+        tracer: trace.TracerProvider | None,
+        meter: metrics.MeterProvider | None,
+        logger: _logs.LoggerProvider | None,
+        views: Sequence[View],
+        tap: SpanProcessor,
+    ) -> None:
+        self.exporters = exporters
+        self._config = config
+        self._pulled = False
+        self._of_plugin: dict[str, PluginProviders] = {}
+        self._resource = _resource(config.service_name)
+        self._views = (
+            _without_message_id(views) if config.message_id_on_metrics != "attribute" else list(views)
+        )
+        self._spans = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
+        self._records = SynchronousMultiLogRecordProcessor()  # type: ignore[no-untyped-call]
+        for processor in [tap, *(pipeline.processor for pipeline in exporters.traces)]:
+            self._spans.add_span_processor(processor)
+        for pipeline in exporters.logs:
+            self._records.add_log_record_processor(pipeline.processor)
+        self.adopted_tracer = tracer
+        self.adopted_meter = meter
+        self.adopted_logger = logger
+        # Made first: it reads the environment, and each plugin's later provider must decide as it does.
+        self._own_tracer = None if tracer else self._make_tracer(self._resource)
+        self._own_meter = None if meter else self._make_meter(self._resource)
+        self._own_logger = None if logger else self._make_logger(self._resource)
+
+    @property
+    def tracer(self) -> trace.TracerProvider:
+        """The tracer provider of the application."""
+        return self.adopted_tracer or cast("trace.TracerProvider", self._own_tracer)
+
+    @property
+    def meter(self) -> metrics.MeterProvider:
+        """The meter provider of the application."""
+        return self.adopted_meter or cast("metrics.MeterProvider", self._own_meter)
+
+    @property
+    def logger(self) -> _logs.LoggerProvider:
+        """The logger provider of the application."""
+        return self.adopted_logger or cast("_logs.LoggerProvider", self._own_logger)
+
+    @property
+    def sends_logs(self) -> bool:
+        """Whether anything comes of a log record."""
+        return self.adopted_logger is not None or bool(self.exporters.logs)
+
+    def of(self, plugin: PluginIdentity) -> PluginProviders:
+        """The providers of one plugin: the application's, or with `service_per_plugin` its own."""
+        known = self._of_plugin.get(plugin.name)
+        if known is None:
+            known = self._of_plugin[plugin.name] = self._make(plugin)
+        return known
+
+    def _make(self, plugin: PluginIdentity) -> PluginProviders:
+        tracer, meter, logger = self.tracer, self.meter, self.logger
+        if self._config.service_per_plugin:
+            resource = self._resource.merge(
+                Resource(
+                    {SERVICE_NAMESPACE: self._resource.attributes[SERVICE_NAME], SERVICE_NAME: plugin.name}
+                )
+            )
+            tracer = self._make_tracer(resource) if self._own_tracer else tracer
+            meter = self._make_meter(resource) if self._own_meter else meter
+            logger = self._make_logger(resource) if self._own_logger else logger
+        return PluginProviders(tracer, meter, LogEmitter(logger if self.sends_logs else None))
+
+    def install(self) -> None:
+        """Make our own the OpenTelemetry API's globals where nobody has set one."""
+        if self._own_tracer and global_tracer() is None:
+            trace.set_tracer_provider(self._own_tracer)
+            _ours.add(self._own_tracer)
+        if self._own_meter and global_meter() is None:
+            metrics.set_meter_provider(self._own_meter)
+            _ours.add(self._own_meter)
+        if self._own_logger and global_logger() is None:
+            _logs.set_logger_provider(self._own_logger)
+            _ours.add(self._own_logger)
+
+    def _make_tracer(self, resource: Resource) -> TracerProvider:
+        first = getattr(self, "_own_tracer", None)
+        return TracerProvider(
+            sampler=first.sampler if first else None,
+            resource=resource,
+            active_span_processor=self._spans,
+            shutdown_on_exit=False,
+        )
+
+    def _make_meter(self, resource: Resource) -> MeterProvider:
+        readers = [pipeline.another_reader() for pipeline in self.exporters.metrics]
+        pulled = [] if self._pulled else self.exporters.readers  # a reader serves one provider only
+        self._pulled = True
+        return MeterProvider(
+            [*readers, *pulled], resource=resource, views=self._views, shutdown_on_exit=False
+        )
+
+    def _make_logger(self, resource: Resource) -> LoggerProvider:
+        return LoggerProvider(resource, shutdown_on_exit=False, multi_log_record_processor=self._records)
+
+
+def global_tracer() -> trace.TracerProvider | None:
+    """The tracer provider the application has set, if it has."""
+    return _set_by_others(trace.get_tracer_provider())
+
+
+def global_meter() -> metrics.MeterProvider | None:
+    """The meter provider the application has set, if it has."""
+    return _set_by_others(metrics.get_meter_provider())
+
+
+def global_logger() -> _logs.LoggerProvider | None:
+    """The logger provider the application has set, if it has."""
+    return _set_by_others(_logs.get_logger_provider())
+
+
+def _set_by_others(provider: _P) -> _P | None:
+    # Until somebody sets a provider the API hands out a proxy, and has no other way to say so.
+    return None if "Proxy" in type(provider).__name__ or provider in _ours else provider
+
+
+def _resource(service_name: str) -> Resource:
+    found = Resource.create()  # OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, detectors
+    named = str(found.attributes.get(SERVICE_NAME, ""))
+    own: dict[str, str | int] = {"process.pid": os.getpid()}
+    if not named or named.startswith("unknown_service"):
+        own[SERVICE_NAME] = service_name
+    return found.merge(Resource(own))
+
+
+class _AllBut:
+    """Every attribute key but some. The SDK's views know only what to keep, and ask `key in keys`."""
+
+    def __init__(self, left_out: Collection[str], kept: Collection[str] | None = None) -> None:
+        self._left_out = left_out
+        self._kept = kept
+
+    def __contains__(self, key: object) -> bool:
+        return key not in self._left_out and (self._kept is None or key in self._kept)
+
+
+class _Otherwise(View):
+    """For every instrument no other view matches: two matching views would make two streams of it."""
+
+    def __init__(self, others: Sequence[View]) -> None:
+        super().__init__(instrument_name="*", attribute_keys=cast("set[str]", _AllBut(UNBOUNDED)))
+        self._others = others
+
+    def _match(self, instrument: Any) -> bool:
+        return not any(view._match(instrument) for view in self._others)
+
+
+def _without_message_id(views: Sequence[View]) -> list[View]:
+    """`views` and one for all other instruments; each keeps message ids off series, so on exemplars only."""
+    mine = [copy(view) for view in views]
+    for view in mine:
+        view._attribute_keys = cast("set[str]", _AllBut(UNBOUNDED, view._attribute_keys))
+    return [*mine, _Otherwise(mine)]

@@ -1,0 +1,86 @@
+"""Finished spans handed to callbacks in the same process, before and beside any exporter."""
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
+
+from common_telemetry.health import Faults
+from common_telemetry.spans import SpanEvent, SpanLink, SpanRecord
+
+Callback = Callable[[SpanRecord], None]
+
+
+class Tap(SpanProcessor):
+    """Calls every callback with every sampled span that ends, in the thread that ends it."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._lock = Lock()
+        self._callbacks: tuple[Callback, ...] = ()
+
+    def add(self, callback: Callback) -> Callable[[], None]:
+        """Call `callback` from now on; the returned function ends that, and is safe to repeat."""
+
+        def entry(
+            record: SpanRecord,
+        ) -> None:  # so that one added twice goes one at a time
+            callback(record)
+
+        with self._lock:
+            self._callbacks = (*self._callbacks, entry)
+
+        def remove() -> None:
+            with self._lock:
+                self._callbacks = tuple(one for one in self._callbacks if one is not entry)
+
+        return remove
+
+    def close(self) -> None:
+        """Forget all callbacks."""
+        with self._lock:
+            self._callbacks = ()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Part of SpanProcessor."""
+        callbacks = self._callbacks
+        context = span.get_span_context()
+        if not callbacks or context is None or not context.trace_flags.sampled:
+            return
+        record = _record(span, context)
+        for callback in callbacks:
+            with self._faults.guard("tap", f"a tap failed on span {span.name!r}"):
+                callback(record)
+
+
+def _record(span: ReadableSpan, context: SpanContext) -> SpanRecord:
+    return SpanRecord(
+        name=span.name,
+        kind=span.kind.name.lower(),
+        trace_id=format_trace_id(context.trace_id),
+        span_id=format_span_id(context.span_id),
+        parent_span_id=format_span_id(span.parent.span_id) if span.parent else "",
+        start_ns=span.start_time or 0,
+        end_ns=span.end_time or 0,
+        attributes=_plain(span.attributes),
+        status=span.status.status_code.name.lower(),
+        status_description=span.status.description or "",
+        links=tuple(
+            SpanLink(
+                format_trace_id(link.context.trace_id),
+                format_span_id(link.context.span_id),
+                _plain(link.attributes),
+            )
+            for link in span.links
+        ),
+        events=tuple(
+            SpanEvent(event.name, event.timestamp, _plain(event.attributes)) for event in span.events
+        ),
+        scope=span.instrumentation_scope.name if span.instrumentation_scope else "",
+    )
+
+
+def _plain(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict(attributes or {})

@@ -1,0 +1,136 @@
+"""The `PluginContext` that the host hands to a plugin."""
+
+import asyncio
+import contextvars
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
+
+from common_telemetry import Attributes, PluginTelemetry, TelemetryContext
+from echo_core.errors import PublishRefused
+from echo_core.manifest import Manifest
+from echo_core.message import BaseMessage, Receipt, new_id, parent_ids
+from echo_core.runtime.statistics import Statistics
+from echo_core.topics import TopicSet, check_topic
+from echo_core.transports.base import Transport
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+message_in_hand: Final[ContextVar[BaseMessage | None]] = ContextVar("message_in_hand", default=None)
+"""The message that is being handled here; what is published meanwhile is made from it."""
+
+
+class HostContext:
+    """One plugin's door to messages, configuration and telemetry. Satisfies `PluginContext`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: Mapping[str, Any],
+        transport: Transport,
+        plugin_telemetry: PluginTelemetry,
+        *,
+        telemetry: TelemetryContext | None = None,
+        statistics: Statistics | None = None,
+        threads: Executor | None = None,
+    ) -> None:
+        self.plugin_name = manifest.name
+        self.plugin_version = manifest.version
+        self.config = config
+        self.subscriptions = manifest.subscriptions
+        self.publications = manifest.publications
+        self.transport = transport
+        self.telemetry = telemetry
+        self.statistics = statistics or Statistics()
+        self.publishing = 0
+        """Publications that wait to be accepted; the time they take is not the handler's."""
+        self._plugin_telemetry = plugin_telemetry
+        self._messages = plugin_telemetry.messages
+        self._allowed = TopicSet(manifest.publications)
+        self._threads = threads
+
+    async def publish(self, topic: str, data: Any) -> BaseMessage:
+        """See `PluginContext.publish`."""
+        if topic not in self._allowed:
+            self._refuse(topic)
+        parent = message_in_hand.get()
+        if isinstance(data, BaseMessage):
+            return await self._publish_message(topic, data, parent)
+        receipts = parent.receipts_for_derived() if parent is not None else ()
+        return await self._send(topic, new_id(), data, "", receipts)
+
+    async def _publish_message(
+        self, topic: str, draft: BaseMessage, parent: BaseMessage | None
+    ) -> BaseMessage:
+        """A message that was published before goes on as a new one made from it; a draft keeps its id."""
+        if draft.trace_context or draft is parent:
+            return await self._send(topic, new_id(), draft.data, draft.schema, draft.receipts_for_derived())
+        receipts = draft.receipts or (parent.receipts_for_derived() if parent is not None else ())
+        return await self._send(topic, draft.id, draft.data, draft.schema, receipts)
+
+    async def _send(
+        self, topic: str, message_id: str, data: Any, schema: str, receipts: tuple[Receipt, ...]
+    ) -> BaseMessage:
+        root_id = receipts[0].message_id if receipts else message_id
+        with self._messages.publish(topic, message_id, root_id, parent_ids(receipts)) as scope:
+            message = BaseMessage(
+                id=message_id,
+                source=self.plugin_name,
+                version=self.plugin_version,
+                data=data,
+                schema=schema,
+                trace_context=scope.carrier(),
+                receipts=receipts,
+            )
+            self.publishing += 1
+            try:
+                await self.transport.publish(topic, message)
+            except BaseException as error:
+                scope.fail(error)
+                raise
+            finally:
+                self.publishing -= 1
+        self.statistics.published += 1
+        return message
+
+    def _refuse(self, topic: str) -> NoReturn:
+        check_topic(topic)
+        raise PublishRefused(
+            f"{self.plugin_name} may not publish to {topic!r}",
+            where=f"{self.plugin_name} {self.plugin_version}",
+            why=f"its publications are {', '.join(self.publications) or 'none'}",
+            fix=f'add {topic!r} to "publications" in its manifest.json, and build it again',
+        )
+
+    async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """See `PluginContext.run_blocking`."""
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def logger(self) -> logging.Logger:
+        """See `PluginContext.logger`."""
+        return self._plugin_telemetry.logger()
+
+    def create_span(self, name: str, attributes: Attributes | None = None) -> "AbstractContextManager[Span]":
+        """See `PluginContext.create_span`."""
+        return self._plugin_telemetry.create_span(name, attributes)
+
+    def record_counter(self, name: str, value: float = 1, attributes: Attributes | None = None) -> None:
+        """See `PluginContext.record_counter`."""
+        self._plugin_telemetry.record_counter(name, value, attributes)
+
+    def record_gauge(self, name: str, value: float, attributes: Attributes | None = None) -> None:
+        """See `PluginContext.record_gauge`."""
+        self._plugin_telemetry.record_gauge(name, value, attributes)
+
+    def record_histogram(self, name: str, value: float, attributes: Attributes | None = None) -> None:
+        """See `PluginContext.record_histogram`."""
+        self._plugin_telemetry.record_histogram(name, value, attributes)

@@ -1,0 +1,314 @@
+"""The path that every message takes: from a delivery to its one end.
+
+A lane is a worker that takes deliveries one after another and awaits the handler directly: no task, timer
+or closure a message. A retry waits in its lane, so what shares the lane stays in order.
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from common_telemetry import ProcessScope
+from echo_core.errors import MessageError, PluginError, TransportClosed
+from echo_core.message import BaseMessage, encode
+from echo_core.plugin import Outcome, ProcessingStatus
+from echo_core.runtime.clock import Clock
+from echo_core.runtime.context import HostContext, message_in_hand
+from echo_core.runtime.dead_letters import Attempt, DeadLetter, DeadLetterError, DeadLetterStore
+from echo_core.runtime.retry import backoff_s
+from echo_core.runtime.slot import PluginSlot
+from echo_core.runtime.statistics import Statistics
+from echo_core.transports.base import Delivery
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 64
+"""Deliveries taken from the queue at a time."""
+_TURN_S: Final = 0.002
+"""How long a lane works before the event loop gets its turn."""
+
+Receive: TypeAlias = Callable[[int], Awaitable[Sequence[Delivery]]]
+Handler: TypeAlias = Callable[[str, BaseMessage], Awaitable[ProcessingStatus]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt did not finish the message."""
+
+    error_type: str
+    error: str
+    traceback: str = ""
+    is_final: bool = False
+    """Trying again would not mend it."""
+    delay: float = 0.0
+    """Seconds that the plugin asked to wait."""
+
+
+class Lane:
+    """One worker of one plugin."""
+
+    def __init__(
+        self,
+        slot: PluginSlot,
+        context: HostContext,
+        receive: Receive,
+        dead_letters: DeadLetterStore,
+        clock: Clock,
+        *,
+        batch: int = BATCH,
+    ) -> None:
+        assert slot.manifest is not None
+        self._slot = slot
+        self._context = context
+        self._receive = receive
+        self._batch = batch
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._statistics = slot.statistics
+        self._messages = slot.telemetry.messages
+        self._delivery = slot.manifest.delivery
+        self._handler = _handler(slot, context)
+        self._timeout_s = slot.manifest.timeouts.message_ms / 1_000
+        self._taken: deque[Delivery] = deque()
+        self._busy_since = 0.0
+        self._expired = False
+        self._abandoned = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Handle what comes until the subscription is closed and empty; hands back what it cannot end."""
+        self._task = asyncio.current_task()
+        taken = self._taken
+        turn_began = time.monotonic()
+        try:
+            while True:
+                taken.extend(await self._receive(self._batch))
+                while taken:
+                    await self._handle(taken[0])
+                    if self._abandoned:
+                        return
+                    taken.popleft()
+                    if time.monotonic() - turn_began > _TURN_S:
+                        await asyncio.sleep(0)
+                        turn_began = time.monotonic()
+        except TransportClosed:
+            return
+        except asyncio.CancelledError:
+            while taken:
+                await taken.pop().retry()
+            raise
+
+    async def _handle(self, delivery: Delivery) -> None:
+        """See one delivery to its end: processed, filtered or dead-lettered, and only then settled."""
+        statistics = self._statistics
+        message = delivery.message
+        message_in_hand.set(message)
+        statistics.received += 1
+        try:
+            scope = self._messages.process(delivery.topic, message, attempt=delivery.attempt)
+            failure = await self._attempt(delivery.topic, message, scope)
+            if failure is not None:
+                await self._recover(delivery, scope, failure)
+            await delivery.settle()
+        except asyncio.CancelledError:
+            statistics.received -= 1  # it goes back to the queue
+            raise
+
+    async def _attempt(self, topic: str, message: BaseMessage, scope: ProcessScope) -> Failure | None:
+        """Call the handler once; None when the message has ended well, and is counted."""
+        began = self._busy_since = time.monotonic()
+        with scope:
+            try:
+                status = await self._handler(topic, message)
+                if status is ProcessingStatus.ACKNOWLEDGED:
+                    self._statistics.processed += 1
+                    return None
+                failure = await self._conclude(status, scope)
+            except asyncio.CancelledError as error:
+                failure = self._judge_cancellation(error, scope)
+            except (Exception, SystemExit) as error:
+                failure = _failure_of(error)
+                scope.fail(error)
+            finally:
+                self._busy_since = 0.0
+                self._statistics.took(time.monotonic() - began)
+        return failure
+
+    async def _conclude(self, status: ProcessingStatus, scope: ProcessScope) -> Failure | None:
+        """What the less common answers mean."""
+        outcome = status.outcome if isinstance(status, ProcessingStatus) else None
+        if outcome is Outcome.FORWARD:
+            await self._context.publish(status.topic, status.message)
+        if outcome in (Outcome.ACKNOWLEDGED, Outcome.FORWARD):
+            self._statistics.processed += 1
+            return None
+        if outcome is Outcome.FILTERED:
+            self._statistics.filtered += 1
+            scope.outcome("filtered")
+            return None
+        if outcome is Outcome.FAILED:
+            failure = Failure("FAILED", status.reason, is_final=True)
+        elif outcome is Outcome.RETRY_LATER:
+            failure = Failure("RETRY_LATER", "the plugin asked to try again later", delay=status.delay)
+        else:
+            failure = Failure(
+                "TypeError", f"process_message returned {status!r}, no ProcessingStatus", is_final=True
+            )
+        scope.fail(failure.error, failure.error_type)
+        return failure
+
+    def _judge_cancellation(self, error: asyncio.CancelledError, scope: ProcessScope) -> Failure:
+        """Out of time, or something of the plugin's own was cancelled; raised on when the host stops."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self._expired:
+            self._expired = False
+            task.uncancel()
+            timeout = TimeoutError(f"no answer within {self._timeout_s:g} s (timeouts.message_ms)")
+            scope.fail(timeout)
+            return _failure_of(timeout.with_traceback(error.__traceback__))
+        if task.cancelling():
+            raise error
+        scope.fail(error, "CancelledError")
+        return _failure_of(error)
+
+    async def _recover(self, delivery: Delivery, scope: ProcessScope, failure: Failure) -> None:
+        """Try again, with growing waits, until the message ends well or is dead-lettered."""
+        attempts: list[Attempt] = []
+        number = delivery.attempt
+        current: Failure | None = failure
+        while current is not None:
+            self._statistics.failed_attempts += 1
+            attempts.append(
+                Attempt(
+                    number=number,
+                    time_ns=time.time_ns(),
+                    error_type=current.error_type,
+                    error=current.error,
+                    traceback=current.traceback,
+                )
+            )
+            if current.is_final or number >= self._delivery.max_attempts:
+                await self._dead_letter(delivery, scope, attempts)
+                return
+            await self._clock.sleep(max(current.delay, backoff_s(self._delivery, number)))
+            number += 1
+            scope = self._messages.process(delivery.topic, delivery.message, attempt=number, previous=scope)
+            current = await self._attempt(delivery.topic, delivery.message, scope)
+
+    async def _dead_letter(self, delivery: Delivery, scope: ProcessScope, attempts: list[Attempt]) -> None:
+        reason = f"{attempts[-1].error_type}: {attempts[-1].error}"
+        letter = dead_letter(
+            self._slot, delivery, reason=reason, attempts=tuple(attempts), trace_id=scope.trace_id
+        )
+        topic = f"dead_letters.{self._slot.name}"
+        with self._messages.dead_letter(topic, delivery.message, reason, scope):
+            await self._keep(letter)
+        self._statistics.dead_lettered += 1
+        logger.warning(
+            "%s dead-lettered message %s from %s after %d attempt(s): %s",
+            self._slot.name,
+            delivery.message.id,
+            delivery.topic,
+            len(attempts),
+            reason,
+        )
+
+    async def _keep(self, letter: DeadLetter) -> None:
+        """Return once it is on disk. Until then the lane stands: better slow than a message lost."""
+        number = 1
+        while True:
+            try:
+                await asyncio.to_thread(self._dead_letters.add, [letter])
+            except DeadLetterError as error:
+                self._slot.degrade(str(error))
+                await self._clock.sleep(backoff_s(self._delivery, number))
+                number += 1
+            else:
+                return
+
+    def abandon(self) -> list[Delivery]:
+        """Give up a lane that does not end: what it holds is the caller's now, its answer ignored."""
+        held = list(self._taken)
+        self._taken.clear()
+        if held:
+            self._statistics.received -= 1
+            self._statistics = Statistics()  # what the handler may still answer is counted nowhere
+        self._abandoned = True
+        return held
+
+    def check(self, now: float, tick: float) -> None:
+        """Every `tick` seconds: end a handler that is out of time; waiting to publish does not count."""
+        if not self._busy_since or self._expired:
+            return
+        if self._context.publishing:
+            self._busy_since += tick
+        elif now - self._busy_since > self._timeout_s and self._task is not None:
+            self._expired = True
+            self._task.cancel()
+
+
+def dead_letter(
+    slot: PluginSlot,
+    delivery: Delivery,
+    *,
+    reason: str,
+    attempts: tuple[Attempt, ...] = (),
+    trace_id: str = "",
+) -> DeadLetter:
+    """What is kept of a delivery that ended unfinished."""
+    message = delivery.message
+    try:
+        original = encode(message)
+    except MessageError:  # kept in readable form rather than not at all
+        original = repr(message).encode()
+    return DeadLetter(
+        time_ns=time.time_ns(),
+        plugin=slot.name,
+        version=slot.version,
+        topic=delivery.topic,
+        message_id=message.id,
+        root_id=message.root_id,
+        trace_id=trace_id,
+        reason=reason,
+        attempts=attempts,
+        original=original,
+    )
+
+
+def _handler(slot: PluginSlot, context: HostContext) -> Handler:
+    """The plugin's `process_message`; one that is a plain `def` is called in the plugin's threads."""
+    plugin = slot.plugin
+    assert plugin is not None
+    if inspect.iscoroutinefunction(plugin.process_message):
+        return plugin.process_message
+    if not plugin.blocking:
+        raise PluginError(
+            f"{type(plugin).__qualname__}.process_message is a plain def",
+            fix="write `async def process_message`, or declare the class with `blocking=True`",
+        )
+    function: Callable[[str, BaseMessage], ProcessingStatus] = plugin.process_message  # type: ignore[assignment]
+
+    async def in_thread(topic: str, message: BaseMessage) -> ProcessingStatus:
+        return await context.run_blocking(function, topic, message)
+
+    return in_thread
+
+
+def _failure_of(error: BaseException) -> Failure:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_HERE)]
+    return Failure(
+        error_type=type(error).__qualname__,
+        error=str(error),
+        traceback="".join(traceback.format_list(own)).rstrip(),
+    )
+
+
+_HERE: Final = __file__.rpartition("/")[0]

@@ -1,0 +1,108 @@
+"""How a plugin's deliveries are shared out over its lanes.
+
+One lane, or several without an ordering key: each takes from the subscription by itself. Several with a
+key: a sorter puts messages of the same key into the same lane, where they stay in order.
+"""
+
+import asyncio
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from echo_core.errors import TransportClosed
+from echo_core.message import BaseMessage
+from echo_core.runtime.lane import BATCH, Receive
+from echo_core.transports.base import Delivery, Subscription
+
+
+def key_of(path: str) -> Callable[[BaseMessage], str]:
+    """A function that reads the key at `path` (`source`, or `data.a.b`) as text; a missing one is empty."""
+    first, *rest = path.split(".")
+
+    def read(message: BaseMessage) -> str:
+        value: Any = getattr(message, first)
+        for part in rest:
+            value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+        return "" if value is None else str(value)
+
+    return read
+
+
+class Sorter:
+    """Moves deliveries from a subscription into the lane that their key belongs to."""
+
+    def __init__(self, subscription: Subscription, path: str, lanes: int, limit: int) -> None:
+        self._subscription = subscription
+        self._key_of = key_of(path)
+        self._inboxes = [Inbox(self) for _ in range(lanes)]
+        self._limit = limit
+        self._held = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def receivers(self) -> Sequence[Receive]:
+        """One for each lane."""
+        return [inbox.receive for inbox in self._inboxes]
+
+    async def run(self) -> None:
+        """Sort until the subscription is closed and empty; what is still unsorted at a cancel goes back."""
+        try:
+            while True:
+                await self._room.wait()
+                for delivery in await self._subscription.receive(BATCH):
+                    key = self._key_of(delivery.message)
+                    self._inboxes[zlib.crc32(key.encode()) % len(self._inboxes)].put(delivery)
+                    self._held += 1
+                if self._held >= self._limit:
+                    self._room.clear()
+        except TransportClosed:
+            for inbox in self._inboxes:
+                inbox.close()
+        except asyncio.CancelledError:
+            for inbox in self._inboxes:
+                await inbox.hand_back()
+            raise
+
+    def taken(self, count: int) -> None:
+        """A lane took some; go on sorting if there is room again."""
+        self._held -= count
+        if self._held < self._limit:
+            self._room.set()
+
+
+class Inbox:
+    """The queue of one lane."""
+
+    def __init__(self, sorter: Sorter) -> None:
+        self._sorter = sorter
+        self._queue: deque[Delivery] = deque()
+        self._filled = asyncio.Event()
+        self._closed = False
+
+    def put(self, delivery: Delivery) -> None:
+        """Append."""
+        self._queue.append(delivery)
+        self._filled.set()
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """As `Subscription.receive`."""
+        while not self._queue:
+            if self._closed:
+                raise TransportClosed("the lane is closed")
+            self._filled.clear()
+            await self._filled.wait()
+        taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+        self._sorter.taken(len(taken))
+        return taken
+
+    def close(self) -> None:
+        """Let the lane end once it is empty."""
+        self._closed = True
+        self._filled.set()
+
+    async def hand_back(self) -> None:
+        """Return what waits to the subscription."""
+        while self._queue:
+            await self._queue.pop().retry()

@@ -1,0 +1,104 @@
+"""One plugin in the host: its instance, its state, its numbers."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from common_telemetry import PluginTelemetry
+from echo_core.manifest import Manifest
+from echo_core.plugin import Plugin
+from echo_core.roles import Source
+from echo_core.runtime.states import NEXT, PluginState
+from echo_core.runtime.statistics import PluginSnapshot, Statistics
+from echo_core.transports.base import Subscription
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginEvent:
+    """A plugin moved from one state to another."""
+
+    name: str
+    version: str
+    previous: PluginState
+    state: PluginState
+    reason: str
+
+
+@dataclass(eq=False)
+class PluginSlot:
+    """A place in the host for one plugin. Its exceptions end here, as states."""
+
+    name: str
+    build_type: str
+    manifest: Manifest | None
+    """None when not even that could be read."""
+    telemetry: PluginTelemetry
+    report: Callable[[PluginEvent], None]
+    state: PluginState = PluginState.LOADING
+    reason: str = ""
+    plugin: Plugin | None = None
+    subscription: Subscription | None = None
+    threads: ThreadPoolExecutor | None = None
+    unload: Callable[[], None] = lambda: None
+    statistics: Statistics = field(default_factory=Statistics)
+
+    @property
+    def version(self) -> str:
+        """The manifest's, or empty."""
+        return self.manifest.version if self.manifest else ""
+
+    @property
+    def is_source(self) -> bool:
+        """Whether the host iterates it rather than feeding it."""
+        return isinstance(self.plugin, Source)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it was initialised and not yet shut down."""
+        return self.state in (PluginState.RUNNING, PluginState.DEGRADED, PluginState.FINISHED)
+
+    def move_to(self, state: PluginState, reason: str = "") -> None:
+        """Take the state, unless it is the same for the same reason; reports the move."""
+        if state is self.state and reason == self.reason:
+            return
+        if state is not self.state and state not in NEXT[self.state]:
+            raise AssertionError(f"{self.name}: {self.state.name} -> {state.name} is not a move")
+        event = PluginEvent(self.name, self.version, self.state, state, reason)
+        self.state = state
+        self.reason = reason
+        self.telemetry.status = state.value
+        log = logger.warning if reason else logger.info
+        log("%s %s is %s%s", self.name, self.version, state.value, f": {reason}" if reason else "")
+        self.report(event)
+
+    def degrade(self, reason: str) -> None:
+        """It still runs, with a problem; without effect on one that does not run."""
+        if self.state in (PluginState.RUNNING, PluginState.DEGRADED):
+            self.move_to(PluginState.DEGRADED, reason)
+
+    def snapshot(self) -> PluginSnapshot:
+        """The numbers of this moment."""
+        numbers = self.statistics
+        ended = numbers.processed + numbers.filtered + numbers.dead_lettered
+        return PluginSnapshot(
+            name=self.name,
+            version=self.version,
+            build_type=self.build_type,
+            plugin_type=self.manifest.plugin_type if self.manifest else "",
+            state=self.state,
+            reason=self.reason,
+            subscriptions=self.manifest.subscriptions if self.manifest else (),
+            publications=self.manifest.publications if self.manifest else (),
+            received=numbers.received,
+            processed=numbers.processed,
+            filtered=numbers.filtered,
+            dead_lettered=numbers.dead_lettered,
+            failed_attempts=numbers.failed_attempts,
+            published=numbers.published,
+            queue=self.subscription.statistics().waiting if self.subscription else 0,
+            in_hand=numbers.received - ended,
+            p95_ms=numbers.percentile_ms(0.95),
+        )

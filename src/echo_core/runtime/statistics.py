@@ -1,0 +1,91 @@
+"""What the host counts of each plugin, and the snapshots that views and summaries are made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from echo_core.runtime.states import PluginState
+
+_RECENT: Final = 1_024
+"""Handling times kept for percentiles: the newest ones, whatever the rate."""
+
+
+class Statistics:
+    """Counters of one plugin. A delivery ends as one of the three outcomes, or is still in hand."""
+
+    __slots__ = (
+        "_cursor",
+        "_recent",
+        "dead_lettered",
+        "failed_attempts",
+        "filtered",
+        "processed",
+        "published",
+        "received",
+    )
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.processed = 0
+        self.filtered = 0
+        self.dead_lettered = 0
+        self.failed_attempts = 0
+        self.published = 0
+        self._recent = [-1.0] * _RECENT
+        self._cursor = 0
+
+    def took(self, seconds: float) -> None:
+        """Remember how long handling one message took."""
+        self._recent[self._cursor] = seconds
+        self._cursor = (self._cursor + 1) % _RECENT
+
+    def percentile_ms(self, share: float) -> float | None:
+        """The handling time, in ms, that `share` of the recent messages did not exceed; None before any."""
+        known = sorted(seconds for seconds in self._recent if seconds >= 0)
+        if not known:
+            return None
+        return known[min(len(known) - 1, int(share * len(known)))] * 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSnapshot:
+    """One plugin at one moment."""
+
+    name: str
+    version: str
+    build_type: str
+    plugin_type: str
+    state: PluginState
+    reason: str
+    """Why it is DEGRADED or FAILED; empty otherwise."""
+    subscriptions: tuple[str, ...] = ()
+    publications: tuple[str, ...] = ()
+    received: int = 0
+    """Deliveries taken from the queue: = processed + filtered + dead_lettered + in_hand."""
+    processed: int = 0
+    filtered: int = 0
+    dead_lettered: int = 0
+    failed_attempts: int = 0
+    published: int = 0
+    queue: int = 0
+    """Messages that wait."""
+    in_hand: int = 0
+    """Received and not yet ended."""
+    p95_ms: float | None = None
+    """95th percentile of the recent handling times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSnapshot:
+    """The host at one moment; two of them make a rate."""
+
+    uptime_s: float
+    plugins: Sequence[PluginSnapshot] = field(default_factory=tuple)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was dead-lettered or a plugin failed: the run's exit code is then 1."""
+        return any(
+            plugin.dead_lettered or plugin.state is PluginState.FAILED or plugin.in_hand or plugin.queue
+            for plugin in self.plugins
+        )

@@ -1,0 +1,11 @@
+"""What holds for every test of the project."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# A busy machine must not fail a property: no deadline an example, and slow generation is no fault.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# In CI the same examples every time, so that a red run can be repeated.
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")

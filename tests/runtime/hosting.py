@@ -1,0 +1,116 @@
+"""Plugins and a host for tests: small, and nothing in them is replaced by a mock."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from common_telemetry import TelemetryConfig, TelemetryContext
+from echo_core import BaseMessage, Plugin, ProcessingStatus, Source
+from echo_core.manifest import Manifest, parse
+from echo_core.runtime.clock import Clock
+from echo_core.runtime.dead_letters import DeadLetterStore
+from echo_core.runtime.host import Host
+from echo_core.runtime.settings import HostSettings, Settings
+from echo_core.runtime.slot import PluginEvent
+from echo_core.runtime.statistics import PluginSnapshot
+from echo_core.transports.memory import MemoryTransport
+
+FAST_RETRIES = {"backoff_ms": 1, "backoff_max_ms": 1, "max_attempts": 3}
+
+
+def manifest(name: str, *, hears: tuple[str, ...] = (), says: tuple[str, ...] = (), **more: Any) -> Manifest:
+    """A manifest without faults, with retries that do not hold a test up."""
+    document = {
+        "name": name,
+        "version": "1.2.3",
+        "description": "for a test",
+        "entry_point": "create_plugin",
+        "subscriptions": list(hears),
+        "publications": list(says),
+        "delivery": FAST_RETRIES | more.pop("delivery", {}),
+        **more,
+    }
+    return parse(msgspec.json.encode(document))
+
+
+class Numbers(Source):
+    """Yields 0, 1, 2 … or what it is given."""
+
+    def __init__(self, items: Any = 10) -> None:
+        self.items = range(items) if isinstance(items, int) else items
+
+    async def produce(self) -> AsyncIterator[Any]:
+        for item in self.items:
+            yield item
+
+
+class Endless(Source):
+    """Yields until it is stopped."""
+
+    async def produce(self) -> AsyncIterator[Any]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+            await asyncio.sleep(0)
+
+
+class Handler(Plugin):
+    """Calls a function for each message and remembers what it saw."""
+
+    def __init__(self, handle: Callable[[BaseMessage], Any] | None = None) -> None:
+        self.handle = handle
+        self.seen: list[BaseMessage] = []
+        self.calls: list[str] = []
+
+    @property
+    def data(self) -> list[Any]:
+        return [message.data for message in self.seen]
+
+    async def init(self, context: Any) -> None:
+        await super().init(context)
+        self.calls.append("init")
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        self.seen.append(message)
+        answer = self.handle(message) if self.handle else None
+        if asyncio.iscoroutine(answer):
+            answer = await answer
+        return ProcessingStatus.ACKNOWLEDGED if answer is None else answer
+
+    async def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+class World:
+    """A host with everything around it within reach of a test."""
+
+    def __init__(self, folder: Path, *, clock: Clock | None = None, **settings: Any) -> None:
+        self.transport = MemoryTransport()
+        self.telemetry = TelemetryContext.from_config(TelemetryConfig(), environ={})
+        self.dead_letters = DeadLetterStore(folder / "dead_letters.sqlite")
+        self.events: list[PluginEvent] = []
+        self.host = Host(
+            settings=Settings(host=HostSettings(**settings)),
+            transport=self.transport,
+            telemetry=self.telemetry,
+            dead_letters=self.dead_letters,
+            clock=clock,
+            environ={},
+        )
+        self.host.events(self.events.append)
+
+    def add(self, plugin: Plugin, of: Manifest) -> None:
+        self.host.add(of, lambda: plugin)
+
+    async def run(self, *, until_idle: bool = True) -> dict[str, PluginSnapshot]:
+        """Run to the end; the final numbers by plugin, which always add up."""
+        final = await self.host.run(until_idle=until_idle)
+        self.telemetry.shutdown()
+        for numbers in final.plugins:
+            ended = numbers.processed + numbers.filtered + numbers.dead_lettered
+            assert numbers.received == ended + numbers.in_hand
+        return {numbers.name: numbers for numbers in final.plugins}
