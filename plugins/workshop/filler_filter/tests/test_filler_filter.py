@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filler_filter import create_plugin
 
 from echo_core import Outcome
 from echo_core.testing import PluginHarness, async_test, check_plugin_contract
-from filler_filter import create_plugin
 
 
 def segment(text: str, language: str = "en", **more: Any) -> dict[str, Any]:
@@ -57,11 +57,10 @@ async def test_a_segment_of_nothing_but_fillers_is_filtered(said: str) -> None:
 
 @async_test
 async def test_words_that_stay_keep_their_times() -> None:
-    words = [
-        {"text": text, "start": at, "end": at + 0.5} for at, text in enumerate(["so,", "um,", "the", "the", "end"])
-    ]  # fmt: skip
+    said = "so, um, the the end"
+    words = [{"text": text, "start": at, "end": at + 0.5} for at, text in enumerate(said.split())]
     async with PluginHarness(create_plugin()) as harness:
-        await harness.handle(segment("so, um, the the end", words=words))
+        await harness.handle(segment(said, words=words))
     assert harness.data[0]["text"] == "so, the end"
     assert harness.data[0]["words"] == [words[0], words[2], words[4]]
 

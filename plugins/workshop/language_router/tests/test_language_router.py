@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from language_router import create_plugin
 
 from echo_core import Outcome
 from echo_core.testing import PluginHarness, async_test, check_plugin_contract
-from language_router import create_plugin
 
 
 async def routed(language: Any, **config: Any) -> list[str]:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transcript_source import TranscriptSource, create_plugin
+from transcript_source.segments import gather
 
 from echo_core import PluginError
 from echo_core.testing import PluginHarness, async_test, check_plugin_contract
-from transcript_source import TranscriptSource, create_plugin
-from transcript_source.segments import gather
 
 SUBRIP = """1
 00:00:01,000 --> 00:00:03,000

@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transcript_validator import create_plugin
 
 from echo_core import Outcome
 from echo_core.testing import PluginHarness, async_test, check_plugin_contract
-from transcript_validator import create_plugin
 
 GOOD: dict[str, Any] = {
     "transcript": "talk",
@@ -63,7 +63,8 @@ async def test_good_data_goes_on_unchanged(data: dict[str, Any]) -> None:
         ({"language": 7}, "language 7 is not a language tag like en or pt-BR"),
         ({"speaker": 7}, "speaker 7 is not text"),
         ({"words": "Good"}, "words is not a list of objects with text, start and end"),
-        ({"words": [{"text": "Good", "start": 1.0}]}, "words is not a list of objects with text, start and end"),
+        ({"words": [{"text": "Good", "start": 1.0}]},
+         "words is not a list of objects with text, start and end"),
         ({"words": WORDS[:2]}, "words do not say what text says"),
     ],
 )  # fmt: skip

@@ -50,13 +50,14 @@ class Cleaner:
         return self._fillers.get(tag) or self._fillers.get(tag.partition("-")[0]) or frozenset()
 
     def _is_repetition(self, earlier: str, text: str) -> bool:
-        """Whether `text` only says `earlier` again; numbers, and words across a sentence's end, do not."""
+        """Whether `text` only says `earlier` again; numbers, notes and words across a sentence's end do not."""
         word = core(text)
         return (
             self._remove_repeated
             and word == core(earlier)
             and word not in self._protected
-            and not any(character.isdigit() for character in word)
+            and any(map(str.isalpha, word))
+            and not any(map(str.isdigit, word))
             and not _ENDS.intersection(earlier)
         )
 
