@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from caption_transformer.words import ANYWHERE, AT_SENTENCE, Word, begins_turn, width
+from caption_transformer.words import AT_SENTENCE, Word, begins_turn, width
 
 # Prices beside those of breaks (0 to 4). Seconds and shares are what they are multiplied with.
 _CAPTION: Final = 3.0
@@ -92,7 +92,7 @@ def set_lines(words: Sequence[Word], costs: Sequence[int], limits: Limits) -> st
 
     def price(at: int) -> float:
         difference = abs(width(words[:at]) - width(words[at:]))
-        return costs[at] / ANYWHERE + _IMBALANCE * difference / limits.line_length
+        return costs[at] + _IMBALANCE * difference / limits.line_length
 
     at = min(turns or breaks, key=price)
     return f"{_line(words[:at])}\n{_line(words[at:])}"

@@ -50,7 +50,7 @@ class Cleaner:
         return self._fillers.get(tag) or self._fillers.get(tag.partition("-")[0]) or frozenset()
 
     def _is_repetition(self, earlier: str, text: str) -> bool:
-        """Whether `text` only says `earlier` again; numbers, notes and words across a sentence's end do not."""
+        """Whether `text` only repeats `earlier`; numbers do not, nor words of another sentence."""
         word = core(text)
         return (
             self._remove_repeated

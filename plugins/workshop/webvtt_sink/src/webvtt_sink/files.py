@@ -83,5 +83,5 @@ class CaptionFile:
 
 def file_name(transcript: str, language: str) -> str:
     """`<transcript>.<language>.vtt`, with nothing in it that could lead out of the folder."""
-    safe = _UNSAFE.sub("_", f"{transcript}.{language}").strip(". ")
-    return f"{safe[:200] or 'captions'}.vtt"
+    transcript, language = (_UNSAFE.sub("_", name).strip(". ") for name in (transcript, language))
+    return f"{transcript[:200] or 'captions'}.{language[:40] or 'und'}.vtt"
