@@ -206,7 +206,7 @@ async def test_json_lines_keep_word_times_and_broken_lines_become_faults(tmp_pat
         {"text": "you", "start": 0.5, "end": 1.0},
     ]
     assert [(fault["line"], fault["fault"]) for fault in data if "fault" in fault] == [
-        (2, "not JSON: Unterminated string starting at at column 16"),
+        (2, "not JSON: Unterminated string starting at column 16"),
         (3, "a line must be a JSON object"),
         (4, "text must not be an object or an array"),
         (5, "half of a surrogate pair is no character"),

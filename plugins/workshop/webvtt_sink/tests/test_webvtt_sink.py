@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from echo_core import BaseMessage, PluginError
-from echo_core.testing import PluginHarness, async_test, check_plugin_contract
 from webvtt_sink import create_plugin
 from webvtt_sink.files import CaptionFile, file_name
 from webvtt_sink.webvtt import render, timestamp
+
+from echo_core import BaseMessage, PluginError
+from echo_core.testing import PluginHarness, async_test, check_plugin_contract
 
 
 def caption(number: int, start: float | None = None, **more: Any) -> dict[str, Any]:
@@ -91,11 +91,14 @@ async def test_a_caption_that_comes_again_is_written_once(tmp_path: Path) -> Non
 
 @async_test
 async def test_the_end_of_a_transcript_finishes_its_file_and_removes_the_journal(tmp_path: Path) -> None:
+    def files() -> list[str]:
+        return sorted(path.name for path in tmp_path.iterdir())
+
     async with sink(tmp_path) as harness:
         await harness.handle(caption(1))
-        assert not (tmp_path / "talk.en.vtt").exists()
+        assert files() == ["talk.en.vtt.journal"]
         await harness.handle(END)
-        assert [path.name for path in tmp_path.iterdir()] == ["talk.en.vtt"]
+        assert files() == ["talk.en.vtt"]
         await harness.handle(caption(2))
     text = (tmp_path / "talk.en.vtt").read_text()
     assert text.count("-->") == 2, "what comes late is added, not written over the rest"

@@ -5,12 +5,11 @@ and so has what makes a caption hard to read. Every word lands in exactly one li
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
-from caption_transformer.words import AT_SENTENCE, Word, begins_turn, width
+from caption_transformer.words import AT_SENTENCE, Word, begins_turn
 
 # Prices beside those of breaks (0 to 4). Seconds and shares are what they are multiplied with.
 _CAPTION: Final = 3.0
@@ -36,75 +35,75 @@ class Limits:
     reading_speed: float
     max_delay: int
 
-    @cached_property
-    def capacity(self) -> int:
-        """Characters that no caption exceeds."""
-        return self.lines * (self.line_length + 1) - 1
-
     def reading_time(self, characters: int) -> int:
         """How long so many characters should be shown."""
         needed = max(self.min_duration, -int(-characters * 1000 // self.reading_speed))
         return min(needed, self.max_duration)
 
 
+class _Ruler:
+    """Widths of any words that stand in a row, without adding them up each time."""
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        self._ends = list(itertools.accumulate((len(word.text) + 1 for word in words), initial=0))
+
+    def width(self, start: int, stop: int) -> int:
+        """Characters of the words from `start` to before `stop`, with the spaces between them."""
+        return self._ends[stop] - self._ends[start] - 1
+
+    def line_breaks(self, start: int, stop: int, line_length: int) -> Iterator[int]:
+        """Where these words can be parted into two lines that both fit."""
+        for at in range(start + 1, stop):
+            if self.width(start, at) > line_length:
+                return
+            if self.width(at, stop) <= line_length:
+                yield at
+
+
 def divide(words: Sequence[Word], costs: Sequence[int], until: int, limits: Limits) -> list[Sequence[Word]]:
     """The words of each caption. `until` is when the last one must give way to whatever follows."""
+    ruler = _Ruler(words)
     best: list[tuple[float, int]] = [(0.0, 0)]
     for stop in range(1, len(words) + 1):
         ends = words[stop].start if stop < len(words) else max(until, words[-1].end)
         leaving = costs[stop] if stop < len(words) else AT_SENTENCE
-        choices = []
+        choices, silence = [], 0
         for start in range(stop - 1, -1, -1):
-            caption = words[start:stop]
-            if not _fits(caption, limits):
+            if not _fits(ruler, start, stop, limits):
                 break
-            choices.append((best[start][0] + leaving + _price(caption, ends, limits), start))
+            silence += words[start + 1].start - words[start].end if start + 1 < stop else 0
+            reading = limits.reading_time(ruler.width(start, stop)) - (ends - words[start].start)
+            overstay = words[stop - 1].end - words[start].start - limits.max_duration
+            price = _HURRY * max(0, reading) + _OVERSTAY * max(0, overstay) + _SILENCE * silence
+            choices.append((best[start][0] + leaving + _CAPTION + price / 1000, start))
         best.append(min(choices))
     stops = [len(words)]
     while stops[-1]:
         stops.append(best[stops[-1]][1])
-    bounds = stops[::-1]
-    return [words[start:stop] for start, stop in itertools.pairwise(bounds)]
+    return [words[start:stop] for start, stop in itertools.pairwise(reversed(stops))]
 
 
-def _fits(words: Sequence[Word], limits: Limits) -> bool:
-    """Whether the words can be set in the lines there are."""
-    total = width(words)
-    if total <= limits.line_length:
+def _fits(ruler: _Ruler, start: int, stop: int, limits: Limits) -> bool:
+    """Whether these words can be set in the lines there are."""
+    if ruler.width(start, stop) <= limits.line_length:
         return True
-    return total <= limits.capacity and limits.lines == 2 and bool(_line_breaks(words, limits.line_length))
-
-
-def _price(words: Sequence[Word], ends: int, limits: Limits) -> float:
-    start = words[0].start
-    hurry = max(0, limits.reading_time(width(words)) - (ends - start))
-    overstay = max(0, words[-1].end - start - limits.max_duration)
-    silence = sum(max(0, word.start - earlier.end) for earlier, word in itertools.pairwise(words))
-    return _CAPTION + (_HURRY * hurry + _OVERSTAY * overstay + _SILENCE * silence) / 1000
+    return limits.lines == 2 and any(ruler.line_breaks(start, stop, limits.line_length))
 
 
 def set_lines(words: Sequence[Word], costs: Sequence[int], limits: Limits) -> str:
     """The caption's text: one line, or two of about equal length that part at the best place."""
-    breaks = _line_breaks(words, limits.line_length) if limits.lines == 2 else []
+    ruler, count = _Ruler(words), len(words)
+    breaks = list(ruler.line_breaks(0, count, limits.line_length)) if limits.lines == 2 else []
     turns = [at for at in breaks if begins_turn(words[at - 1], words[at])]
-    if width(words) <= limits.line_length and not turns:
+    if ruler.width(0, count) <= limits.line_length and not turns:
         return _line(words)
 
     def price(at: int) -> float:
-        difference = abs(width(words[:at]) - width(words[at:]))
+        difference = abs(ruler.width(0, at) - ruler.width(at, count))
         return costs[at] + _IMBALANCE * difference / limits.line_length
 
     at = min(turns or breaks, key=price)
     return f"{_line(words[:at])}\n{_line(words[at:])}"
-
-
-def _line_breaks(words: Sequence[Word], line_length: int) -> list[int]:
-    """Where the words can be parted into two lines that both fit."""
-    return [
-        at
-        for at in range(1, len(words))
-        if width(words[:at]) <= line_length and width(words[at:]) <= line_length
-    ]
 
 
 def _line(words: Sequence[Word]) -> str:

@@ -29,7 +29,7 @@ def _load(line: str) -> dict[str, Any]:
     try:
         document = json.loads(line, parse_int=_number)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+        raise ValueError(f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}") from error
     if not isinstance(document, dict):
         raise ValueError("a line must be a JSON object")
     for key in _SCALARS:
