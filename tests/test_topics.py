@@ -48,6 +48,20 @@ def steps(function: Callable[[], object]) -> int:
     return count
 
 
+def memory_after(few: int, many: int, action: Callable[[int], object]) -> tuple[int, int]:
+    """Bytes that Python holds after the action was done a few times, and many times."""
+    tracemalloc.start()
+    try:
+        for number in range(few):
+            action(number)
+        early = tracemalloc.get_traced_memory()[0]
+        for number in range(few, many):
+            action(number)
+        return early, tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
 @given(pattern=patterns(), topic=topics())
 @example(pattern="#", topic="a")
 @example(pattern="#.#.a.#", topic="a")
@@ -194,18 +208,20 @@ def test_a_flood_of_one_off_topics_does_not_grow_memory() -> None:
     trie: TopicTrie[int] = TopicTrie()
     trie.add(TopicPattern("a.#"), 1)
 
-    def memory_after(first: int, last: int) -> int:
-        for number in range(first, last):
-            trie.match(f"a.{number}")
-        return tracemalloc.get_traced_memory()[0]
-
-    tracemalloc.start()
-    try:
-        early = memory_after(0, 10_000)
-        late = memory_after(10_000, 40_000)
-    finally:
-        tracemalloc.stop()
+    early, late = memory_after(10_000, 40_000, lambda number: trie.match(f"a.{number}"))
     assert late < early * 1.5
+
+
+def test_a_pattern_that_is_taken_away_leaves_nothing_behind() -> None:
+    trie: TopicTrie[int] = TopicTrie()
+
+    def come_and_go(number: int) -> None:
+        pattern = TopicPattern(f"reply-{number}.*.#")
+        trie.add(pattern, number)
+        trie.remove(pattern, number)
+
+    early, late = memory_after(100, 2_000, come_and_go)
+    assert late < early + 10_000
 
 
 @given(members=st.lists(patterns(max_words=4), max_size=4), topic=topics(max_words=4))

@@ -20,6 +20,13 @@ def test_it_is_found_in_the_folder_itself_and_from_any_folder_below(tmp_path: Pa
         assert find_workspace(start=start, environ={}) == workspace
 
 
+def test_it_is_found_from_a_folder_that_a_symlink_leads_to(tmp_path: Path) -> None:
+    workspace = made(tmp_path / "mine")
+    workspace.workshop.mkdir(parents=True)
+    (tmp_path / "shortcut").symlink_to(workspace.workshop)
+    assert find_workspace(start=tmp_path / "shortcut", environ={}) == workspace
+
+
 def test_the_nearest_one_upwards_is_taken(tmp_path: Path) -> None:
     outer = made(tmp_path)
     inner = made(tmp_path / "examples" / "inner")

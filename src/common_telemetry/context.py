@@ -231,7 +231,12 @@ class TelemetryContext:
         self._release()
         lost = self._lost() - lost_before
         if lost:
-            _logger.warning("telemetry: shut down with %d spans, data points and records not delivered", lost)
+            errors = {pipeline.tally.health().last_error for pipeline in self._pipelines} - {""}
+            _logger.warning(
+                "telemetry: shut down with %d spans, data points and log records not delivered (%s)",
+                lost,
+                "; ".join(sorted(errors)) or "no time left",
+            )
         return done and not lost
 
     def _release(self) -> None:

@@ -73,7 +73,7 @@ class ProcessScope(MessageScope):
 
     @abstractmethod
     def fail(self, error: BaseException | str, error_type: str | None = None) -> None:
-        """Say that this attempt failed: an error on the span, with an event for an exception, and in the log.
+        """Say that this attempt failed: its span becomes an error, with an event for an exception, and a log.
 
         `error_type` is the class of an exception if not given, and "_OTHER" for a text. Call within the
         block.

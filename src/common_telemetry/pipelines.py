@@ -222,6 +222,7 @@ class MetricPipeline(Pipeline):
 
     def close(self) -> None:
         """Collect and send a last time, and end the threads."""
+        self.tally.close()
         for reader in self._readers:
             reader.shutdown()
 

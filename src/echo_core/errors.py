@@ -11,6 +11,7 @@ EchoCoreError
 ├── MessageError               a message cannot be encoded or decoded
 ├── ManifestError              manifest.json has faults (all of them, at once)
 ├── NameRefused                not usable as a plugin's name
+├── UnknownPluginType          none of the six
 ├── SettingsError              echo-core.toml or the environment is wrong
 ├── WorkspaceError             no workspace, or one that is not in order
 ├── NotFound                   no such plugin, version, topic or message
@@ -139,6 +140,13 @@ class NameRefused(EchoCoreError):
     def __init__(self, name: str, *, why: str, suggestion: str) -> None:
         super().__init__(f"{name!r} cannot be a plugin's name", why=why, fix=f"use {suggestion!r}")
         self.suggestion = suggestion
+
+
+class UnknownPluginType(EchoCoreError):
+    """Not one of the types that a plugin can be made of."""
+
+    code = "E-TYPE"
+    exit_code = 2
 
 
 class SettingsError(EchoCoreError):

@@ -91,8 +91,7 @@ def parse(raw: bytes, *, where: str = FILE_NAME) -> Manifest:
         faults.extend(_faults(document))
     if document is None or faults:
         raise ManifestError(faults, where=where)
-    known = {key: value for key, value in document.items() if not key.startswith("x-")}
-    return msgspec.convert(known, Manifest)
+    return msgspec.convert(document, Manifest)
 
 
 def _load_json(raw: bytes) -> tuple[dict[str, Any] | None, list[Fault]]:

@@ -30,9 +30,7 @@ def suggest_name(name: str) -> str:
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", plain)
     words = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
     words = re.sub(r"^[0-9_]+", "", words)[:MAX_LENGTH].rstrip("_") or "my_plugin"
-    if not _objection(words):
-        return words
-    return f"{words[: MAX_LENGTH - len('_plugin')].rstrip('_')}_plugin"
+    return f"{words}_plugin" if _objection(words) else words  # what is reserved is short
 
 
 def _objection(name: str) -> str:

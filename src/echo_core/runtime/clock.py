@@ -1,4 +1,4 @@
-"""Time as a thing that can be given: code that waits takes a `Clock`, so that its tests need not."""
+"""Time, as something that can be given: so that tests need not wait."""
 
 import asyncio
 import time
@@ -6,22 +6,22 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from. Only differences of `monotonic` mean anything."""
+    """What code that waits asks for the time."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Seconds since some point that never moves; never goes back."""
 
     async def sleep(self, seconds: float) -> None:
-        """Return once `seconds` have passed; at once, but after other tasks' turn, for 0 or less."""
+        """Return after `seconds`."""
 
 
 class SystemClock:
-    """The machine's own time."""
+    """The machine's own."""
 
     def monotonic(self) -> float:
-        """Seconds of `time.monotonic`."""
+        """`time.monotonic`."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for real."""
+        """`asyncio.sleep`."""
         await asyncio.sleep(seconds)
