@@ -1,6 +1,8 @@
 """The way from a command line to a call: help, usage errors, exit codes, and what is imported when."""
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+import echo_core
 from echo_core._version import __version__
 from echo_core.cli import help as help_verb
 from echo_core.cli.app import VERBS, Verb, main
@@ -65,12 +68,18 @@ def test_the_reference_in_the_docs_is_what_the_program_says(call: Call) -> None:
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: str(verb.name))
 def test_every_verb_has_help_with_its_usage_its_line_and_an_example(verb: Verb, call: Call) -> None:
-    done = call(verb.name, "--help")
+    done = call(*verb.name.split(), "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"Usage: echo-core {verb.name}")
     assert verb.help in done.stdout
     assert f"example: echo-core {verb.name} " in " ".join(done.stdout.split())
     assert "\x1b" not in done.stdout
+
+
+def test_a_family_of_verbs_has_help_that_lists_them(call: Call) -> None:
+    done = call("dlq", "--help")
+    assert "Show one dead letter whole." in done.stdout
+    assert call("dlq").stdout == done.stdout
 
 
 def test_no_command_is_answered_with_the_help(call: Call) -> None:
@@ -102,7 +111,7 @@ def test_what_is_typed_wrongly_is_refused_with_the_right_word(
 def test_a_command_nobody_could_mean_is_answered_with_those_there_are(call: Call) -> None:
     done = call("zzzz")
     assert done.returncode == 2
-    assert all(verb.name in done.stderr for verb in VERBS)
+    assert all(verb.name.split()[0] in done.stderr for verb in VERBS)
 
 
 def test_an_unknown_error_code_is_not_found_and_the_near_one_offered(call: Call) -> None:
@@ -142,7 +151,7 @@ def test_an_interrupted_command_has_its_own_exit_code(call: Call, monkeypatch: p
 
     monkeypatch.setattr(help_verb, "reference", interrupted)
     done = call("help", "reference")
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error[E-INTERRUPTED]: interrupted\n")
 
 
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
@@ -169,7 +178,7 @@ def test_the_exit_codes_of_all_errors_are_explained(call: Call) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_gets_a_script_that_completes_the_verbs(shell: str, call: Call) -> None:
     script = json.loads(call("completion", shell, "--json").stdout)["script"]
-    assert all(verb.name in script for verb in VERBS)
+    assert all(word in script for verb in VERBS for word in verb.name.split())
 
 
 def test_json_of_every_error_code_is_an_object_with_advice(call: Call) -> None:
@@ -185,3 +194,14 @@ def test_json_of_every_error_code_is_an_object_with_advice(call: Call) -> None:
 
 def test_an_error_code_is_known_in_small_letters_too(call: Call) -> None:
     assert call("explain", "e-name").stdout == call("explain", "E-NAME").stdout
+
+
+def test_every_error_class_of_the_project_has_its_explanation() -> None:
+    from echo_core.cli.explain import advice, error_classes
+
+    known = {kind for kinds in error_classes().values() for kind in kinds}
+    for module in pkgutil.walk_packages(echo_core.__path__, "echo_core."):
+        if ".templates." not in module.name:
+            importlib.import_module(module.name)
+    assert {kind for kinds in error_classes().values() for kind in kinds} == known
+    assert advice().keys() == error_classes().keys()

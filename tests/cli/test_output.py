@@ -49,9 +49,15 @@ def test_a_result_under_json_is_one_object_with_its_schema() -> None:
 
 
 def test_talk_never_reaches_stdout() -> None:
-    out, stdout, stderr = out_and_streams(json=True)
+    out, stdout, stderr = out_and_streams()
     out.note("by the way")
     assert (stdout.getvalue(), stderr.getvalue()) == ("", "by the way\n")
+
+
+def test_a_script_is_told_nothing_by_the_way() -> None:
+    out, stdout, stderr = out_and_streams(json=True)
+    out.note("by the way")
+    assert (stdout.getvalue(), stderr.getvalue()) == ("", "")
 
 
 def test_an_error_says_what_where_why_and_the_next_step() -> None:

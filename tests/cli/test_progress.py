@@ -39,6 +39,14 @@ def test_a_terminal_gets_the_table_unless_plain_lines_are_asked_for() -> None:
         assert isinstance(progress, PlainProgress)
 
 
+def test_a_script_that_reads_json_is_not_told_how_it_goes() -> None:
+    stream = io.StringIO()
+    with progress_for(Output(json=True, stderr=stream), plain=False) as progress:
+        progress.say(STOPPING)
+        progress.show(HostSnapshot(uptime_s=5.0))
+    assert stream.getvalue() == ""
+
+
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     with progress_for(Output(stderr=Terminal()), plain=False) as progress:

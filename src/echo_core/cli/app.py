@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 DEBUG_VARIABLE: Final = "ECHO_CORE_DEBUG"
-INTERRUPTED: Final = 130
 
 
 class Unexpected(EchoCoreError):
@@ -27,12 +26,20 @@ class Unexpected(EchoCoreError):
     code = "E-UNEXPECTED"
 
 
+class Interrupted(EchoCoreError):
+    """Ctrl-C, before the command was done."""
+
+    code = "E-INTERRUPTED"
+    exit_code = 130
+
+
 class Verb(NamedTuple):
     """One line of the table."""
 
     name: str
+    """One word, or a family's name and one word."""
     target: str
-    """module:function (or module:app) under `echo_core.cli`."""
+    """module:function under `echo_core.cli`."""
     group: str
     help: str
     alias: tuple[str, ...] = ()
@@ -43,7 +50,20 @@ _COLOR_HELP: Final = "When to colour; auto: on a terminal, unless NO_COLOR is se
 _WRITE: Final = "Write plugins"
 _RUN: Final = "Run plugins"
 _LEARN: Final = "Learn"
+FAMILIES: Final = {"dlq": "Look at the messages that could not be handled."}
 VERBS: Final = (
+    Verb("init", "init:init", _WRITE, "Make a new workspace."),
+    Verb("create", "create:create", _WRITE, "Write a new plugin into the workshop.", ("create_plugin",)),
+    Verb("test", "test:test", _WRITE, "Run a plugin's own tests."),
+    Verb("build", "build:build", _WRITE, "Build a plugin into a library.", ("build_plugin",)),
+    Verb("activate", "activate:activate", _RUN, "Switch a built plugin on."),
+    Verb("deactivate", "deactivate:deactivate", _RUN, "Switch a plugin off."),
+    Verb("activate_plugin", "activate_plugin:activate_plugin", _RUN, "Switch a plugin on or off."),
+    Verb("list", "list:list_plugins", _RUN, "Show which plugins there are.", ("list_plugins",)),
+    Verb("run", "run:run", _RUN, "Run the activated plugins."),
+    Verb("dlq list", "dlq:list_letters", _RUN, "Show the dead letters, the newest first."),
+    Verb("dlq show", "dlq:show_letter", _RUN, "Show one dead letter whole."),
+    Verb("doctor", "doctor:doctor", _RUN, "Check everything, and say how to mend it."),
     Verb("explain", "explain:explain", _LEARN, "Explain an error code."),
     Verb("help", "help:help_topic", _LEARN, "Read about a topic: exit-codes, reference."),
     Verb("completion", "completion:completion", _LEARN, "Print a completion script for a shell."),
@@ -63,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_stdout()
         return 0
     except KeyboardInterrupt:
-        out.note("interrupted")
-        return INTERRUPTED
+        out.error(Interrupted("interrupted"))
+        return Interrupted.exit_code
     except EchoCoreError as error:
         if debug:
             raise
@@ -116,13 +136,20 @@ def build_app(out: Output, tokens: Sequence[str] = ()) -> "App":
         app[flag].group = everywhere
     app.meta.group_parameters = everywhere
     app.meta.suppress_keyboard_interrupt = False  # `main` says it, and gives the exit code
+    families = {"": app}
     for place, verb in enumerate(VERBS):
-        app.command(
+        family, _, name = verb.name.rpartition(" ")
+        if family not in families:
+            families[family] = App(
+                name=family, help=FAMILIES[family], group=groups[verb.group], sort_key=place
+            )
+            app.command(families[family])
+        families[family].command(
             f"{__package__}.{verb.target}",
-            name=verb.name,
+            name=name,
             alias=verb.alias,
-            help=None if {verb.name, *verb.alias} & set(tokens) else verb.help,
-            group=groups[verb.group],
+            help=None if {name, *verb.alias} & set(tokens) else verb.help,
+            group=None if family else groups[verb.group],
             sort_key=place,
         )
 
@@ -153,7 +180,9 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _unexpected(error: Exception) -> Unexpected:
+def _unexpected(error: BaseException) -> Unexpected:
+    while error.__cause__ is not None:
+        error = error.__cause__
     return Unexpected(
         f"{type(error).__name__}: {error}",
         why="this is a fault in Echo Core",

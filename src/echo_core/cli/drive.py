@@ -98,5 +98,5 @@ async def drive(host: Drivable, progress: Progress, *, until_idle: bool) -> tupl
 
 async def _show(host: Drivable, progress: Progress) -> None:
     while True:
-        progress.show(host.snapshot())
         await asyncio.sleep(progress.interval_s)
+        progress.show(host.snapshot())

@@ -55,7 +55,8 @@ def advice() -> dict[str, str]:
 
 def error_classes() -> dict[str, list[type[EchoCoreError]]]:
     """The error classes by their code; one that adds no code of its own stands with its parent."""
-    import echo_core.cli.usage  # noqa: F401 - defines an error too
+    import echo_core.cli.usage
+    import echo_core.runtime.dead_letters  # noqa: F401 - these define errors too
 
     found: dict[str, list[type[EchoCoreError]]] = {}
     pending: list[type[EchoCoreError]] = [EchoCoreError]

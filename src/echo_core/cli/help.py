@@ -1,10 +1,14 @@
 """`echo-core help`: topics that belong to no single verb."""
 
+import re
 from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
 from echo_core.cli.session import Session, SessionArgument
+
+_EVERYWHERE: Final = re.compile(r"\n\*\*Everywhere\*\*:\n\n(\* .*\n?)+")
+"""The options that every command has, as its section repeats them; once is enough."""
 
 Topic = Annotated[Literal["exit-codes", "reference"], Parameter(help="The topic.")]
 
@@ -39,5 +43,7 @@ def reference(session: Session) -> str:
     """Every command, its arguments and options, as Markdown; `docs/cli.md` is this text."""
     from echo_core.cli.app import VERBS, build_app
 
-    every = [verb.name for verb in VERBS]
-    return str(build_app(session.out, every).generate_docs(output_format="markdown")).strip()
+    every = [word for verb in VERBS for word in verb.name.split()]
+    markdown = str(build_app(session.out, every).generate_docs(output_format="markdown")).strip()
+    first, *others = markdown.split("\n## ")
+    return "\n## ".join([first, *(_EVERYWHERE.sub("", other) for other in others)])

@@ -1,13 +1,13 @@
 """Where words go: results to stdout, talk and errors to stderr, and all of it as JSON when asked.
 
 With `--json` a command prints exactly one object, `{"schema": "echo-core.<command>/1", ...}`; an error is
-one object on stderr, `{"error": {"code", "message", "where", "why", "fix"}}`.
+one object on stderr, `{"error": {"code", "message", "where", "why", "fix"}}`, and nothing else is said.
 """
 
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import msgspec
@@ -61,7 +61,9 @@ class Output:
             self.console(self.stdout).print(text)
 
     def note(self, text: "RenderableType") -> None:
-        """Say something by the way; never part of the result."""
+        """Say something by the way; never part of the result, and never said to a script (--json)."""
+        if self.json:
+            return
         if isinstance(text, str):
             print(text, file=self.stderr)
         else:
@@ -148,6 +150,12 @@ def error_text(error: EchoCoreError) -> "RenderableType":
             text.append(f"\n  {label + ':':<5}")
             text.append(printable(content).replace("\n", "\n       "), style=style)
     return text
+
+
+def place(path: Path) -> str:
+    """The path as a person would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def printable(text: str) -> str:

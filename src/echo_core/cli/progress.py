@@ -39,8 +39,9 @@ class PlainProgress:
 
     interval_s = 5.0
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
+    def __init__(self, stream: TextIO | None) -> None:
+        """`None`: say nothing."""
+        self._stream = stream
         self._before = HostSnapshot(uptime_s=0.0)
 
     def show(self, snapshot: HostSnapshot) -> None:
@@ -91,9 +92,9 @@ class LiveProgress:
 
 @contextmanager
 def progress_for(out: Output, *, plain: bool) -> Iterator[Progress]:
-    """The kind that fits where stderr leads; a terminal gets its table unless `plain`."""
+    """The kind that fits where stderr leads: a table, lines, or nothing for a script that reads JSON."""
     if plain or not is_terminal(out.stderr):
-        yield PlainProgress(out.stderr)
+        yield PlainProgress(None if out.json else out.stderr)
         return
     from rich.live import Live
 

@@ -1,5 +1,6 @@
 """The account at the end of a run: every message received ended in one way, and the counts show it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,8 +103,6 @@ def _total(parts: list[Counts]) -> Counts:
 def _findings(plugins: tuple[PluginSummary, ...], totals: Counts) -> dict[str, str]:
     """What is not as it should be, and what to do about each."""
     found: dict[str, str] = {}
-    if not plugins:
-        found["no plugin is activated"] = "echo-core activate NAME"
     for plugin in plugins:
         if plugin.state == PluginState.FAILED.value:
             found[f"{plugin.name} {plugin.version} failed: {plugin.reason}"] = "echo-core doctor"
@@ -121,8 +120,8 @@ def _messages(count: int) -> str:
     return "1 message was" if count == 1 else f"{count:,} messages were"
 
 
-def summary_text(summary: Summary) -> "RenderableType":
-    """The account, for people."""
+def summary_text(summary: Summary, more: Sequence[str] = ()) -> "RenderableType":
+    """The account, for people; before the verdict, `more` lines."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -147,7 +146,7 @@ def summary_text(summary: Summary) -> "RenderableType":
     lines = [Text(f"{problem}", style="bold red") for problem in summary.problems]
     advice = [Text(f"next: {step}", style="bold") for step in summary.next]
     end = Text(f"{'done' if summary.ok else 'done, with problems'} in {summary.duration_s:,.1f} s")
-    return Group(table, end, *lines, *advice)
+    return Group(table, *(Text(line) for line in more), end, *lines, *advice)
 
 
 def _cells(counts: Counts) -> list[str]:

@@ -1,0 +1,198 @@
+"""`echo-core run`: the one place where settings, telemetry, transport, plugins and host come together."""
+
+import asyncio
+import difflib
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+from cyclopts import Parameter
+
+from common_telemetry import TelemetryConfig, TelemetryConfigError, TelemetryContext, set_global_telemetry
+from echo_core.cli.app import Interrupted
+from echo_core.cli.arguments import plugin_names
+from echo_core.cli.drive import drive
+from echo_core.cli.output import printable, to_builtins
+from echo_core.cli.progress import progress_for
+from echo_core.cli.session import SessionArgument
+from echo_core.cli.summary import summarize, summary_text
+from echo_core.cli.trace_tree import TraceBook, render_trace
+from echo_core.errors import NotFound, SettingsError
+from echo_core.plugin import Plugin
+from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
+from echo_core.runtime.host import Host
+from echo_core.runtime.library import Library
+from echo_core.runtime.loader import LoadedPlugin, load
+from echo_core.runtime.registry import Enabled, enabled
+from echo_core.runtime.settings import Settings, load_settings
+from echo_core.runtime.store import Store
+from echo_core.transports.urls import transport_for
+from echo_core.workspace import Workspace
+
+_SHOWN_OTHERWISE: Final = "echo_core.runtime.slot"
+"""Logs the plugins' moves, which the progress shows already."""
+
+UntilIdle = Annotated[bool, Parameter(help="End when all sources are exhausted and every message has ended.")]
+Only = Annotated[
+    tuple[str, ...],
+    Parameter(consume_multiple=True, help="Run these plugins only.", completer=plugin_names),
+]
+Except = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--except", consume_multiple=True, help="Run all but these plugins.", completer=plugin_names
+    ),
+]
+Plain = Annotated[bool, Parameter(help="Plain lines, even on a terminal.")]
+Trace = Annotated[bool, Parameter(help="At the end, show the trace of the message that went furthest.")]
+
+
+def run(
+    *,
+    until_idle: UntilIdle = False,
+    only: Only = (),
+    except_: Except = (),
+    plain: Plain = False,
+    trace: Trace = False,
+    session: SessionArgument,
+) -> int:
+    """Run the activated plugins.
+
+    Until Ctrl-C or SIGTERM: the first finishes what is under way, the second stops at once (exit code 130).
+    The exit code is 1 when a plugin failed, or a message was dead-lettered or left undone.
+    For example: echo-core run --until-idle
+    """
+    workspace = session.workspace()
+    settings = load_settings(workspace)
+    plugins = choose(enabled(workspace), only, except_)
+    transport = transport_for(settings.host.transport)
+    telemetry = telemetry_for(settings)
+    book = TraceBook()
+    if trace:
+        telemetry.tap(book)
+    _log_to_stderr()
+    try:
+        set_global_telemetry(telemetry)
+        telemetry.install_globals()
+        host = Host(
+            settings=settings,
+            transport=transport,
+            telemetry=telemetry,
+            dead_letters=DeadLetterStore(workspace.state / FILE_NAME),
+        )
+        with progress_for(session.out, plain=plain) as progress:
+            add_plugins(host, plugins, workspace)
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                snapshot, aborted = runner.run(drive(host, progress, until_idle=until_idle))
+        summary = summarize(snapshot)
+        tree = render_trace(book.widest()) if trace else []
+        document = to_builtins(summary) | ({"trace": tree} if trace else {})
+        session.out.result("run", document, summary_text(summary, tree))
+    finally:
+        telemetry.shutdown()  # may wait for a backend that does not answer, so nobody waits for more than it
+    if aborted:
+        return Interrupted.exit_code
+    return 0 if summary.ok else 1
+
+
+def choose(entries: Sequence[Enabled], only: Sequence[str], except_: Sequence[str]) -> list[Enabled]:
+    """The entries to run; raises `NotFound` for a name that is not activated, and when none is left."""
+    names = [entry.name for entry in entries]
+    for name in (*only, *except_):
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else f"echo-core activate {name}"
+            raise NotFound(f"no plugin {name!r} is activated", fix=fix)
+    chosen = [entry for entry in entries if (not only or entry.name in only) and entry.name not in except_]
+    if not chosen:
+        why = "--only and --except leave none" if entries else "core/plugins/enabled is empty"
+        raise NotFound("no plugin to run", why=why, fix="echo-core list, then echo-core activate NAME")
+    return chosen
+
+
+def add_plugins(host: Host, entries: Iterable[Enabled], workspace: Workspace) -> None:
+    """Give the host each plugin, or the reason why there is none."""
+    store = Store(workspace.state)
+    for entry in entries:
+        if entry.library is not None:
+            source = _FromLibrary(entry.library, store)
+            host.add(
+                entry.library.manifest,
+                source.load,
+                build_type=entry.library.build_type,
+                unload=source.unload,
+            )
+        elif entry.error is not None:
+            host.refuse(entry.name, entry.error)
+
+
+class _FromLibrary:
+    """Makes a plugin from its library when the host asks for it."""
+
+    def __init__(self, library: Library, store: Store) -> None:
+        self._library = library
+        self._store = store
+        self._loaded: LoadedPlugin | None = None
+
+    def load(self) -> Plugin:
+        self._loaded = load(self._library, self._store)
+        return self._loaded.plugin
+
+    def unload(self) -> None:
+        if self._loaded is not None:
+            self._loaded.unload()
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise `SettingsError` for what only the parts that are put together here can judge."""
+    transport_for(settings.host.transport)
+    with _telemetry_faults_as_ours():
+        TelemetryConfig.from_mapping(settings.telemetry)
+
+
+def telemetry_for(settings: Settings) -> TelemetryContext:
+    """Telemetry as the settings and OTEL_* say; raises `SettingsError` with every fault."""
+    with _telemetry_faults_as_ours():
+        return TelemetryContext.from_config(TelemetryConfig.from_mapping(settings.telemetry))
+
+
+@contextmanager
+def _telemetry_faults_as_ours() -> Iterator[None]:
+    try:
+        yield
+    except TelemetryConfigError as error:
+        raise SettingsError(
+            "telemetry cannot be set up",
+            where="[telemetry] of echo-core.toml, or OTEL_*",
+            why="\n".join(error.faults),
+            fix="mend the value that is named",
+        ) from error
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """That of uvloop where it is installed (`echo-core[uvloop]`), else Python's own."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    uvloop: Any = importlib.import_module("uvloop")
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _ToStderr(logging.Handler):
+    """A line a record, to whatever stderr is now: the live view puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        print(printable(text), file=sys.stderr)
+
+
+def _log_to_stderr() -> None:
+    """Warnings and worse, from anywhere, for whoever watches; all the rest goes to telemetry alone."""
+    handler = _ToStderr(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: record.name != _SHOWN_OTHERWISE)
+    logging.getLogger().addHandler(handler)
