@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from echo_core.manifest import read
-from plugins.running import WORKSHOP
+from plugins.running import REPOSITORY, WORKSHOP
 
 PLUGINS = sorted(path.name for path in WORKSHOP.iterdir() if (path / "manifest.json").is_file())
 DOORS = ("echo_core", "echo_core.transports", "echo_core.testing")
@@ -80,7 +80,7 @@ def _run(folder: Path, module: str, *arguments: str, **environment: str) -> subp
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder,
-        env=os.environ | environment,
+        env=os.environ | {"HYPOTHESIS_STORAGE_DIRECTORY": str(REPOSITORY / ".hypothesis")} | environment,
         capture_output=True,
         text=True,
         timeout=50,
