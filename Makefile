@@ -20,6 +20,10 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+demo: setup ## turn a transcript into captions (INPUT=my.srt for one of yours)
+	@echo "==> demo: transcript to captions, in out/captions/"
+	@examples/demo.sh $(if $(INPUT),"$(INPUT)")
+
 test: setup ## run the tests (ARGS="-k name" to choose)
 	@echo "==> test: the whole suite, random order"
 	$(BIN)/python -m pytest $(ARGS)

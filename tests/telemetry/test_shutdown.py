@@ -83,7 +83,7 @@ def test_a_dead_backend_does_not_hold_the_end_beyond_the_deadline(
 
     begin = monotonic()
     assert not telemetry.shutdown(1.0)
-    assert monotonic() - begin < 1.5
+    assert monotonic() - begin < 2  # an exporter left to itself goes on for 10 s
     health = telemetry.health()
     assert health.traces.failed + health.traces.dropped == 1_500
     assert health.metrics.failed + health.metrics.dropped >= 1
@@ -97,8 +97,8 @@ def test_all_signals_share_one_deadline(start: Start, receiver: OtlpReceiver) ->
     report(telemetry, 1)
     receiver.hang()
     begin = monotonic()
-    assert not telemetry.flush(0.3)
-    assert 0.25 < monotonic() - begin < 0.6
+    assert not telemetry.flush(0.5)
+    assert 0.4 < monotonic() - begin < 1.2
     assert receiver.requests == 3  # none waited for another
 
 

@@ -304,3 +304,49 @@ def test_the_manifest_is_found_above_the_source_of_the_plugin(
 def test_a_missing_manifest_is_named_with_the_way_to_pass_one() -> None:
     with pytest.raises(NotFound, match=r"no manifest\.json.*manifest=Path"):
         PluginHarness(Double())
+
+
+class Reporting(Transformer):
+    async def transform(self, message: BaseMessage) -> Any:
+        with self.context.create_span("count words", {"words": 2}):
+            self.context.record_counter("words", 2, {"language": "en"})
+            self.context.logger().warning("counted")
+        return message.data
+
+
+@async_test
+async def test_what_a_plugin_reports_can_be_read_while_it_runs_and_after() -> None:
+    message = BaseMessage(source="elsewhere", data={})
+    async with PluginHarness(Reporting(), manifest=a_manifest()) as harness:
+        for _ in range(2):
+            await harness.handle(message)
+        assert [point.value for point in harness.metrics("words")] == [4]
+        assert len(harness.spans("count words")) == 2
+
+    (span, _), (point,), (log, _) = harness.spans("count words"), harness.metrics("words"), harness.logs()
+    assert span.attributes["words"] == 2
+    assert span.attributes["plugin.name"] == "under_test"
+    assert span.attributes["message.id"] == message.id
+    assert (point.value, point.attributes["language"]) == (4, "en")
+    assert (log.body, log.trace_id) == ("counted", span.trace_id)
+
+
+@async_test
+async def test_the_telemetry_of_two_harnesses_is_kept_apart() -> None:
+    async with (
+        PluginHarness(Reporting(), manifest=a_manifest()) as first,
+        PluginHarness(Reporting(), manifest=a_manifest()) as second,
+    ):
+        await first.handle({})
+        assert len(first.spans("count words")) == 1
+        assert second.spans() == []
+        assert second.metrics("words") == []
+
+
+@async_test
+async def test_a_failing_handler_is_seen_in_its_process_span() -> None:
+    async with PluginHarness(Double(), manifest=a_manifest(), topic="in.numbers") as harness:
+        with pytest.raises(KeyError):
+            await harness.handle({})
+        (span,) = harness.spans("process in.numbers")
+    assert span.status == "error"

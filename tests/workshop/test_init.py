@@ -1,11 +1,15 @@
 import os
 import re
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from common_telemetry import TelemetryConfig
 from echo_core.errors import WorkspaceError
+from echo_core.runtime.settings import HostSettings, Settings, load_settings
 from echo_core.workshop.create import create
 from echo_core.workshop.initialise import init
 from echo_core.workspace import find_workspace
@@ -39,12 +43,12 @@ def test_a_plugin_can_be_created_in_a_new_workspace(tmp_path: Path) -> None:
     assert create(init(tmp_path / "new"), "loud_words").path.is_dir()
 
 
-def test_the_settings_are_all_at_their_defaults_and_say_which(tmp_path: Path) -> None:
-    text = init(tmp_path / "new").settings_file.read_text(encoding="utf-8")
-    assert tomllib.loads(text) == {"host": {}, "telemetry": {}}
-    uncommented = tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE))
-    assert uncommented["host"]["transport"] == "memory://"
-    assert uncommented["telemetry"]
+def test_the_settings_show_every_key_at_its_default(tmp_path: Path) -> None:
+    workspace = init(tmp_path / "new")
+    text = workspace.settings_file.read_text(encoding="utf-8")
+    assert load_settings(workspace) == Settings()
+    shown = tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE))
+    assert shown == {"host": msgspec.to_builtins(HostSettings()), "telemetry": asdict(TelemetryConfig())}
 
 
 @pytest.mark.parametrize("name", ["echo-core.toml", "README.md", "plugins/scripts/list_plugins.sh"])

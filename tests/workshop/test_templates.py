@@ -1,6 +1,7 @@
 """Walks the templates: what is created from them must be as good as what we would write ourselves."""
 
 import ast
+import asyncio
 import importlib
 import json
 import re
@@ -14,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from echo_core import Plugin, Source, roles
+from echo_core import Plugin, roles
 from echo_core import manifest as manifests
 from echo_core.manifest import PLUGIN_TYPES
-from echo_core.testing import PluginHarness, async_test, check_plugin_contract
+from echo_core.testing import async_test, check_plugin_contract
 from echo_core.topics import TopicPattern
 from echo_core.workshop.create import Created, create
 from echo_core.workspace import Workspace
+from runtime.hosting import World
 
 # The order in which the six, as they are created, hand messages on.
 CHAIN = ("source", "validator", "filter", "transformer", "router", "sink")
@@ -97,24 +99,21 @@ def test_a_created_plugin_is_of_its_role(new_plugin: Any, plugin_type: str) -> N
     assert isinstance(new_plugin(plugin_type), getattr(roles, plugin_type.capitalize()))
 
 
-@async_test
-async def test_the_six_as_they_are_created_make_a_chain(
-    created: dict[str, Created], new_plugin: Any, tmp_path: Path
+def test_the_six_as_they_are_created_make_a_chain_in_a_host(
+    created: dict[str, Created], new_plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out.jsonl"
-    source = new_plugin("source")
-    assert isinstance(source, Source)
-    async with PluginHarness(source) as harness:
-        messages = await harness.run_source()
-    for plugin_type in CHAIN[1:]:
-        config = {"path": str(out)} if plugin_type == "sink" else {}
-        async with PluginHarness(new_plugin(plugin_type), config=config) as harness:
-            for topic, message in messages:
-                await harness.handle(message, topic)
-            messages = harness.published
+    monkeypatch.chdir(tmp_path)  # where the sink's default file goes
+    world = World(tmp_path / "host")
+    for plugin_type in CHAIN:
+        manifest = manifests.read(created[plugin_type].path / "manifest.json")
+        world.add(new_plugin(plugin_type), manifest)
+    final = asyncio.run(world.run())
 
-    records = [json.loads(line)["data"] for line in out.read_text(encoding="utf-8").splitlines()]
-    assert len(records) == 9  # of 12 samples, three are too short for the filter
+    assert (final["a_filter"].processed, final["a_filter"].filtered) == (9, 3)  # three samples are too short
+    assert [numbers.dead_lettered for numbers in final.values()] == [0] * 6
+    lines = (tmp_path / "out" / "a_sink.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line)["data"] for line in lines]
+    assert len(records) == 9
     assert records[0] == {"number": 1, "language": "en", "text": "THE FERRY LEAVES AT HALF PAST SIX."}
     assert {record["language"] for record in records} == {"en", "de", "fr"}
 

@@ -3,19 +3,25 @@
 import asyncio
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from echo_core.errors import NotFound, PluginError, TopicError
 from echo_core.manifest import FILE_NAME, Manifest, read
 from echo_core.message import BaseMessage
 from echo_core.plugin import Outcome, Plugin, ProcessingStatus
 from echo_core.roles import Source
-from echo_core.testing._context import make_context
+from echo_core.runtime.context import HostContext, message_in_hand
+from echo_core.runtime.settings import Settings, effective_config
+from echo_core.testing.telemetry import ReportedTelemetry
 from echo_core.testing.transport import Published, RecordingTransport
 from echo_core.topics import TopicPattern, TopicSet
+
+if TYPE_CHECKING:
+    from common_telemetry.testing import ReceivedLog, ReceivedPoint, ReceivedSpan
 
 
 class PluginHarness:
@@ -25,9 +31,10 @@ class PluginHarness:
         status = await harness.handle({"title": "hello"})
         assert harness.data == [{"title": "HELLO"}]
 
-    Entering calls `init`, leaving calls `shutdown`. What the host would refuse is refused here, with the
-    same error: a topic outside `publications`, a configuration that its `config_schema` does not admit,
-    data that cannot be sent. A plugin that changes `message.data` fails with an AssertionError.
+    Entering calls `init`, leaving calls `shutdown`. What it reports stays here: `spans`, `metrics`, `logs`.
+    What the host would refuse is refused here, with the same error: a topic outside `publications`, a
+    configuration that its `config_schema` does not admit, data that cannot be sent. A plugin that changes
+    `message.data` fails with an AssertionError.
     """
 
     def __init__(
@@ -47,14 +54,25 @@ class PluginHarness:
         self.plugin = plugin
         self.manifest = _manifest(plugin, manifest)
         self.transport = RecordingTransport()
-        self.context = make_context(self.manifest, config or {}, self.transport)
+        self._telemetry = ReportedTelemetry(self.manifest.name, self.manifest.version)
+        self.context = HostContext(
+            self.manifest,
+            effective_config(self.manifest, Settings(plugins={self.manifest.name: dict(config or {})}), {}),
+            self.transport,
+            self._telemetry.plugin,
+            telemetry=self._telemetry.context,
+        )
         self._topic = topic
         self._subscribed = TopicSet(self.manifest.subscriptions)
         plugin.name = plugin.name or self.manifest.name
 
     async def __aenter__(self) -> Self:
         await self.transport.open()
-        await self.plugin.init(self.context)
+        try:
+            await self.plugin.init(self.context)
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -66,7 +84,12 @@ class PluginHarness:
         try:
             await self.plugin.shutdown()
         finally:
-            await self.transport.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Close everything but the plugin; what it published and reported can still be read."""
+        await self.transport.close()
+        self._telemetry.close()
 
     @property
     def published(self) -> list[Published]:
@@ -77,6 +100,18 @@ class PluginHarness:
     def data(self) -> list[Any]:
         """The data of everything that was published, in order."""
         return [publication.message.data for publication in self.published]
+
+    def spans(self, name: str | None = None) -> "list[ReceivedSpan]":
+        """The spans that have ended, in that order, or those of one name; the host's own are among them."""
+        return self._telemetry.spans(name)
+
+    def metrics(self, name: str | None = None) -> "list[ReceivedPoint]":
+        """The measurements so far, a point for each set of attributes, or those of one metric."""
+        return self._telemetry.metrics(name)
+
+    def logs(self) -> "list[ReceivedLog]":
+        """What was logged so far, with the message and the trace that it belongs to."""
+        return self._telemetry.logs()
 
     async def handle(self, data: Any, topic: str | None = None) -> ProcessingStatus:
         """Hand over a message (or make one of `data`) and return how it went; exceptions come through.
@@ -92,19 +127,34 @@ class PluginHarness:
                 why=f"its subscriptions are {', '.join(self.manifest.subscriptions) or 'none'}",
                 fix="name a topic that one of them means",
             )
-        before = copy.deepcopy(message.data)
-        with self.context.handling(message):
-            try:
-                status = await self._process(topic, message)
-            finally:
-                if message.data != before:
-                    raise AssertionError(
-                        f"{self.manifest.name} changed message.data from {before!r} to {message.data!r}; "
-                        "fix: make new data, like {**message.data, ...}"
-                    )
+        with self._in_hand(topic, message), self._unchanged(message):
+            status = await self._process(topic, message)
             if status.outcome is Outcome.FORWARD:
                 await self.context.publish(status.topic, status.message)
         return status
+
+    @contextmanager
+    def _in_hand(self, topic: str, message: BaseMessage) -> Iterator[None]:
+        """While the block runs, what is published is made from `message`, what is reported is about it."""
+        token = message_in_hand.set(message)
+        try:
+            with self._telemetry.plugin.messages.process(topic, message):
+                yield
+        finally:
+            message_in_hand.reset(token)
+
+    @contextmanager
+    def _unchanged(self, message: BaseMessage) -> Iterator[None]:
+        """Fail if the block, whether it ends well or not, has changed the message's data."""
+        before = copy.deepcopy(message.data)
+        try:
+            yield
+        finally:
+            if message.data != before:
+                raise AssertionError(
+                    f"{self.manifest.name} changed message.data from {before!r} to {message.data!r}; "
+                    "fix: make new data, like {**message.data, ...}"
+                )
 
     async def _process(self, topic: str, message: BaseMessage) -> ProcessingStatus:
         process: Callable[[str, BaseMessage], Any] = self.plugin.process_message

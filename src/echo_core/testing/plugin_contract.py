@@ -5,8 +5,8 @@
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,8 +15,8 @@ from echo_core.manifest import Manifest, read
 from echo_core.message import BaseMessage
 from echo_core.plugin import Plugin
 from echo_core.roles import Source
+from echo_core.runtime.settings import Settings, effective_config
 from echo_core.testing._checks import ContractBroken, require
-from echo_core.testing._context import check_config
 from echo_core.testing.harness import PluginHarness
 
 SOURCE_LIMIT: Final = 10
@@ -39,15 +39,19 @@ class Subject:
         """The samples; none for a plugin that is fed nothing."""
         return self.samples if self.manifest.subscriptions else ()
 
-    async def started(self) -> PluginHarness:
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[PluginHarness]:
         """A fresh plugin after its `init`; the check shuts it down."""
         harness = PluginHarness(self.create_plugin(), manifest=self.manifest, config=self.config)
         await harness.transport.open()
         try:
-            await harness.plugin.init(harness.context)
-        except Exception as error:
-            raise ContractBroken(f"init raised {error!r}") from error
-        return harness
+            try:
+                await harness.plugin.init(harness.context)
+            except Exception as error:
+                raise ContractBroken(f"init raised {error!r}") from error
+            yield harness
+        finally:
+            await harness.close()
 
     async def exercise(self, harness: PluginHarness) -> None:
         """Give the plugin work: the samples, or for a source its run. It may fail at it in its own way."""
@@ -78,7 +82,7 @@ async def check_each_plugin_is_a_fresh_one(subject: Subject) -> None:
 async def check_the_default_config_fits_its_schema(subject: Subject) -> None:
     """The manifest's own `config` satisfies its own `config_schema`."""
     try:
-        check_config(subject.manifest, subject.manifest.config)
+        effective_config(subject.manifest, Settings(), {})
     except Exception as error:
         raise ContractBroken(
             f"the manifest's default config does not fit its config_schema: {error}"
@@ -87,8 +91,8 @@ async def check_the_default_config_fits_its_schema(subject: Subject) -> None:
 
 async def check_it_starts_and_stops(subject: Subject) -> None:
     """With its configuration, and nothing but its context, a plugin gets through `init` and `shutdown`."""
-    harness = await subject.started()
-    await _shut_down(harness.plugin, "after init")
+    async with subject.started() as harness:
+        await _shut_down(harness.plugin, "after init")
 
 
 async def check_shutdown_is_safe_without_init(subject: Subject) -> None:
@@ -98,53 +102,55 @@ async def check_shutdown_is_safe_without_init(subject: Subject) -> None:
 
 async def check_shutdown_is_safe_twice(subject: Subject) -> None:
     """Shutting down a second time does nothing."""
-    harness = await subject.started()
-    await subject.exercise(harness)
-    await _shut_down(harness.plugin, "after work")
-    await _shut_down(harness.plugin, "the second time")
+    async with subject.started() as harness:
+        await subject.exercise(harness)
+        await _shut_down(harness.plugin, "after work")
+        await _shut_down(harness.plugin, "the second time")
 
 
 async def check_health_is_a_bool(subject: Subject) -> None:
     """`health_check` of a plugin that has just started answers True or False."""
-    harness = await subject.started()
-    answer = await harness.plugin.health_check()
-    await _shut_down(harness.plugin, "after health_check")
-    require(isinstance(answer, bool), f"health_check returned {answer!r}, which is neither True nor False")
+    async with subject.started() as harness:
+        answer = await harness.plugin.health_check()
+        await _shut_down(harness.plugin, "after health_check")
+        require(
+            isinstance(answer, bool), f"health_check returned {answer!r}, which is neither True nor False"
+        )
 
 
 async def check_message_data_is_never_changed(subject: Subject) -> None:
     """Other plugins are handed the same message: its data stays as it came."""
-    harness = await subject.started()
-    for sample in subject.messages:
-        message = BaseMessage(source="contract", data=copy.deepcopy(sample))
-        with suppress(Exception):
-            await harness.handle(message)
-        require(message.data == sample, f"message.data was changed from {sample!r} to {message.data!r}")
-    await _shut_down(harness.plugin, "after work")
+    async with subject.started() as harness:
+        for sample in subject.messages:
+            message = BaseMessage(source="contract", data=copy.deepcopy(sample))
+            with suppress(Exception):
+                await harness.handle(message)
+            require(message.data == sample, f"message.data was changed from {sample!r} to {message.data!r}")
+        await _shut_down(harness.plugin, "after work")
 
 
 async def check_nothing_is_published_after_shutdown(subject: Subject) -> None:
     """When `shutdown` has returned, the plugin has said its last word."""
-    harness = await subject.started()
-    await subject.exercise(harness)
-    await _shut_down(harness.plugin, "after work")
-    published = len(harness.published)
-    await _let_others_run()
-    late = harness.published[published:]
-    require(not late, f"published after shutdown: {', '.join(topic for topic, _ in late)}")
+    async with subject.started() as harness:
+        await subject.exercise(harness)
+        await _shut_down(harness.plugin, "after work")
+        published = len(harness.published)
+        await _let_others_run()
+        late = harness.published[published:]
+        require(not late, f"published after shutdown: {', '.join(topic for topic, _ in late)}")
 
 
 async def check_shutdown_leaves_no_task_running(subject: Subject) -> None:
     """Every task that the plugin began has ended when `shutdown` has returned."""
     before = asyncio.all_tasks()
-    harness = await subject.started()
-    await subject.exercise(harness)
-    await _shut_down(harness.plugin, "after work")
-    await _let_others_run()  # the loop itself may still be closing a generator
-    left = asyncio.all_tasks() - before
-    for task in left:
-        task.cancel()
-    require(not left, f"still running after shutdown: {', '.join(str(task.get_coro()) for task in left)}")
+    async with subject.started() as harness:
+        await subject.exercise(harness)
+        await _shut_down(harness.plugin, "after work")
+        await _let_others_run()  # the loop itself may still be closing a generator
+        left = asyncio.all_tasks() - before
+        for task in left:
+            task.cancel()
+        require(not left, f"still running after shutdown: {', '.join(str(task.get_coro()) for task in left)}")
 
 
 PLUGIN_CHECKS: Final[tuple[PluginCheck, ...]] = (
