@@ -1,7 +1,8 @@
 """Where words go: results to stdout, talk and errors to stderr, and all of it as JSON when asked.
 
 With `--json` a command prints exactly one object, `{"schema": "echo-core.<command>/1", ...}`; an error is
-one object on stderr, `{"error": {"code", "message", "where", "why", "fix"}}`, and nothing else is said but what a run logs as a warning.
+one object on stderr, `{"error": {"code", "message", "where", "why", "fix"}}`. Nothing else is said then,
+but for what is logged as a warning during a run.
 """
 
 import os
