@@ -6,7 +6,6 @@ from cyclopts import Parameter
 
 from echo_core.cli.arguments import BuildTypeArgument, PluginName
 from echo_core.cli.session import SessionArgument
-from echo_core.workshop.activate import activate as activate_library
 
 Version = Annotated[str | None, Parameter(help="The version; else the newest that is built.")]
 
@@ -24,6 +23,8 @@ def activate(
     The library is checked first; when it is not in order, what was switched on before stays so.
     For example: echo-core activate loud_words production
     """
+    from echo_core.workshop.activate import activate as activate_library  # help and completion do without
+
     done = activate_library(session.workspace(), name, build_type, version)
     what = f"{done.name} {done.version} ({done.build_type})"
     text = f"{what} {'was activated already' if done.already else 'is activated'}\nnext: echo-core run"

@@ -1,10 +1,13 @@
 """`echo-core build`: from the workshop to a library."""
 
+from typing import TYPE_CHECKING
+
 from echo_core.cli.arguments import BuildTypeArgument, PluginName
 from echo_core.cli.output import place
 from echo_core.cli.session import SessionArgument
-from echo_core.workshop.build import BuildReport
-from echo_core.workshop.build import build as build_library
+
+if TYPE_CHECKING:
+    from echo_core.workshop.build import BuildReport
 
 
 def build(
@@ -15,11 +18,13 @@ def build(
     A production build runs the plugin's own tests first. When something is wrong, the libraries stay as
     they were. For example: echo-core build loud_words production
     """
+    from echo_core.workshop.build import build as build_library  # help and completion do without it
+
     report = build_library(session.workspace(), name, build_type)
     session.out.result("build", report, report_text(report))
 
 
-def report_text(report: BuildReport) -> str:
+def report_text(report: "BuildReport") -> str:
     """The report, for people."""
     done = "is unchanged" if report.unchanged else f"is built in {sum(report.timings.values()):.1f} s"
     lines = [

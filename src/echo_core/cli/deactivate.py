@@ -2,7 +2,6 @@
 
 from echo_core.cli.arguments import PluginName
 from echo_core.cli.session import SessionArgument
-from echo_core.workshop.activate import deactivate as deactivate_plugin
 
 
 def deactivate(name: PluginName, /, *, session: SessionArgument) -> None:
@@ -10,6 +9,8 @@ def deactivate(name: PluginName, /, *, session: SessionArgument) -> None:
 
     Its libraries stay. For example: echo-core deactivate loud_words
     """
+    from echo_core.workshop.activate import deactivate as deactivate_plugin  # as in activate
+
     done = deactivate_plugin(session.workspace(), name)
     text = f"{done.name} {'was not activated' if done.already else 'is deactivated'}"
     session.out.result("deactivate", done, text)
