@@ -3,10 +3,11 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from echo_core import BaseMessage, Transformer
+from echo_core import BaseMessage
 from echo_core.errors import BuildError
 from echo_core.runtime.library import read_library, this_platform
 from echo_core.runtime.loader import load
@@ -284,8 +285,8 @@ def test_a_real_template_engine_is_resolved_tested_carried_and_loaded(workspace:
     assert report.tests.startswith("1 passed")
     assert [name.split("-")[0] for name in wheels(report.path)] == ["jinja2", "markupsafe"]
     loaded = load(read_library(report.path), Store(workspace.state))
-    assert isinstance(loaded.plugin, Transformer)
-    answer = asyncio.run(loaded.plugin.transform(BaseMessage(source="test", data=None)))
+    plugin: Any = loaded.plugin
+    answer = asyncio.run(plugin.transform(BaseMessage(source="test", data=None)))
     assert answer == "hello &lt;you&gt;"
     assert "jinja2" not in sys.modules
     loaded.unload()
