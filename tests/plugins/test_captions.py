@@ -52,11 +52,11 @@ def missing(said: list[str], shown: list[str]) -> list[str]:
 
 
 def check_layout(cues: list[Cue]) -> None:
-    """At most two lines of 42 characters, at most 7 seconds, never two at a time."""
+    """At most two lines of 42 characters, 1 to 7 seconds, never two at a time."""
     for cue in cues:
         assert len(cue.lines) <= 2, cue
         assert all(len(line) <= LINE_LENGTH for line in cue.lines), cue
-        assert cue.end - cue.start <= 7000, cue
+        assert 1000 <= cue.end - cue.start <= 7000, cue
     for earlier, later in itertools.pairwise(cues):
         assert earlier.end <= later.start, (earlier, later)
 
@@ -106,7 +106,6 @@ async def test_the_panel_is_comfortable_to_read(tmp_path: Path) -> None:
     _, files = await caption(PANEL, tmp_path)
     cues = [cue for file in files.values() for cue in file]
     speeds = [len(" ".join(cue.lines)) * 1000 / (cue.end - cue.start) for cue in cues]
-    assert min(cue.end - cue.start for cue in cues) >= 1000
     assert max(speeds) <= 20
     assert all(cue.speaker for cue in cues)
     two = [cue.lines for cue in cues if len(cue.lines) == 2]
