@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.tags import sys_tags
@@ -58,7 +59,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def answer(loaded: LoadedPlugin) -> object:
     assert isinstance(loaded.plugin, Transformer)
-    return asyncio.run(loaded.plugin.transform(BaseMessage(source="test", data=None)))
+    plugin: Any = loaded.plugin
+    return asyncio.run(plugin.transform(BaseMessage(source="test", data=None)))
 
 
 def plugin_with(workspace: Workspace, store: Store, name: str, version: str) -> LoadedPlugin:

@@ -55,7 +55,8 @@ def transformer(result: str, imports: str = "") -> str:
 
 def answer(loaded: LoadedPlugin, data: Any = None) -> Any:
     assert isinstance(loaded.plugin, Transformer)
-    return asyncio.run(loaded.plugin.transform(BaseMessage(source="test", data=data)))
+    plugin: Any = loaded.plugin
+    return asyncio.run(plugin.transform(BaseMessage(source="test", data=data)))
 
 
 def private_modules() -> list[str]:

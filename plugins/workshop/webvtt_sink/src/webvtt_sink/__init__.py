@@ -18,7 +18,7 @@ class WebvttSink(Sink, blocking=True):
         await super().init(context)
         self._directory = await context.run_blocking(_make_directory, context.config["directory"])
 
-    def write(self, message: BaseMessage) -> None:
+    def write(self, message: BaseMessage) -> None:  # blocking: a plain def
         """Add a caption, or finish the file with the end of its transcript."""
         data: dict[str, Any] = message.data
         file = self._file(data)
