@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,11 @@ def missing(said: list[str], shown: list[str]) -> list[str]:
 
 
 def check_layout(cues: list[Cue]) -> None:
-    """At most two lines of 42 characters, at most 7 seconds, never two at a time."""
+    """At most two lines of 42 characters, 1 to 7 seconds, never two at a time."""
     for cue in cues:
         assert len(cue.lines) <= 2, cue
         assert all(len(line) <= LINE_LENGTH for line in cue.lines), cue
-        assert cue.end - cue.start <= 7000, cue
+        assert 1000 <= cue.end - cue.start <= 7000, cue
     for earlier, later in itertools.pairwise(cues):
         assert earlier.end <= later.start, (earlier, later)
 
@@ -91,7 +92,7 @@ async def test_every_word_of_the_panel_is_in_a_file_or_accounted_for(tmp_path: P
     # And what is no segment stands among the dead letters, each with its reason
     assert sorted(letter.reason.removeprefix("FAILED: ") for letter in outcome.dead_letters) == [
         "end 58.2 is before start 61.84",
-        "it lasts 99000 s, more than 600 s",
+        "it lasts 99,000 s, more than 600 s",
         "language '??' is not a language tag like en or pt-BR",
         "line 40: not JSON: Unterminated string starting at column 40",
         "start '07:01' is not a number of seconds; end '07:03' is not a number of seconds",
@@ -105,7 +106,6 @@ async def test_the_panel_is_comfortable_to_read(tmp_path: Path) -> None:
     _, files = await caption(PANEL, tmp_path)
     cues = [cue for file in files.values() for cue in file]
     speeds = [len(" ".join(cue.lines)) * 1000 / (cue.end - cue.start) for cue in cues]
-    assert min(cue.end - cue.start for cue in cues) >= 1000
     assert max(speeds) <= 20
     assert all(cue.speaker for cue in cues)
     two = [cue.lines for cue in cues if len(cue.lines) == 2]
@@ -113,44 +113,43 @@ async def test_the_panel_is_comfortable_to_read(tmp_path: Path) -> None:
     assert len(fair) >= 0.9 * len(two), "lines are balanced"
 
 
-NASTY = """1
-00:00:01,000 --> 00:00:04,500
-<b>Overlaps</b> with the next one,\u00a0& says so: 1 < 2
-
-2
-00:00:03,000 --> 00:00:05,000
-- Who is there?
-- Only the wind --> and me.
-
-3
-00:00:05,200 --> 00:00:05,300
-Far too much text for a tenth of a second, and not one word of it may be lost on the way, \
-however fast it is spoken, because somebody may want to read it.
-
-4
-00:00:05,300 --> 00:00:05,900
-Pneumonoultramicroscopicsilicovolcanoconiosis!
-
-5
-00:00:20,000 --> 00:00:40,000
-{\\an8}Slow.
-"""
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @async_test
 async def test_a_nasty_subtitle_file_comes_out_whole(tmp_path: Path, encoding: str, line_end: str) -> None:
+    original = PANEL.with_name("nasty.srt").read_text(encoding="utf-8")
     transcript = tmp_path / "nasty.srt"
-    transcript.write_bytes(NASTY.replace("\n", line_end).encode(encoding))
+    transcript.write_bytes(original.replace("\n", line_end).encode(encoding))
     outcome, files = await caption(transcript, tmp_path)
     check_counts(outcome)
     assert outcome.dead_letters == []
     cues = files["nasty.en.vtt"]
     check_layout(cues)
-    said = NASTY.replace("<b>", "").replace("</b>", "").replace("{\\an8}", "").split("\n")
-    texts = [line for line in said if not line.isdigit() and not line.startswith("00:")]
-    assert "".join(words_shown(cues)) == "".join(" ".join(texts).split())
+    without_markup = re.sub(r"</?b>|</?font[^>]*>|<v Host>|{.an8}", "", original)
+    without_times = re.sub(r"^\d\n00:.*\n", "", without_markup, flags=re.MULTILINE)
+    assert "".join(words_shown(cues)) == "".join(without_times.split())
+    assert {cue.speaker for cue in cues} == {"", "Host"}
+
+
+@async_test
+async def test_of_a_nasty_webvtt_file_the_good_is_shown_and_the_broken_is_explained(tmp_path: Path) -> None:
+    outcome, files = await caption(PANEL.with_name("nasty.vtt"), tmp_path)
+    check_counts(outcome)
+    cues = files["nasty.de.vtt"]
+    check_layout(cues)
+    assert [(cue.speaker, " ".join(cue.lines)) for cue in cues] == [
+        ("Müllerin", "Guten Abend & guten Weg."),
+        ("Deichmeister", "Darf ich?"),
+        ("Müllerin", "Bitte."),
+        ("", "Sehr spät."),
+    ]
+    assert sorted(letter.reason.removeprefix("FAILED: ") for letter in outcome.dead_letters) == [
+        "end 11.0 is before start 12.0",
+        "line 20: no cue times: '00:07.000 -> 00:08.000'",
+        "line 23: no cue times: '00:09.000 --> bald'",
+        "line 31: text without cue times",
+        "text is empty",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from echo_core.errors import PluginLoadError
 from echo_core.runtime.loader import LoadedPlugin, load
 from echo_core.runtime.store import Store
 from echo_core.workspace import Workspace
-from support.libraries import go_offline, make_library, make_wheel, make_workspace
+from support.libraries import make_library, make_wheel, make_workspace
 
+TAG = str(next(iter(sys_tags())))
 CODE = """
     from echo_core import Transformer
 
@@ -41,20 +42,23 @@ def store(workspace: Workspace) -> Store:
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def index(tmp_path: Path) -> Iterator[Path]:
     """Two versions of `fast`, which carries an extension module (that nobody imports), and needs `helper`."""
     index = tmp_path / "index"
-    go_offline(monkeypatch, index)
     for version in ("1.0", "2.0"):
         files: dict[str, str | bytes] = {
             "fast/__init__.py": f"import helper\nVERSION = '{version}'\n",
             f"fast/_core{EXTENSION_SUFFIXES[0]}": b"no real machine code",
         }
-        make_wheel(index, "fast", version, files, requires=["helper"], tag=str(next(iter(sys_tags()))))
+        make_wheel(index, "fast", version, files, requires=["helper"], tag=TAG)
     make_wheel(index, "helper", "1.0", {"helper.py": ""})
     yield index
     for name in ("fast", "helper"):
         sys.modules.pop(name, None)
+
+
+def fast(index: Path, version: str) -> list[Path]:
+    return [index / f"fast-{version}-{TAG}.whl", index / "helper-1.0-py3-none-any.whl"]
 
 
 def answer(loaded: LoadedPlugin) -> object:
@@ -63,14 +67,17 @@ def answer(loaded: LoadedPlugin) -> object:
     return asyncio.run(plugin.transform(BaseMessage(source="test", data=None)))
 
 
-def plugin_with(workspace: Workspace, store: Store, name: str, version: str) -> LoadedPlugin:
-    return load(make_library(workspace, name, code=CODE, dependencies=[f"fast=={version}"]), store)
+def plugin_with(workspace: Workspace, store: Store, index: Path, name: str, version: str) -> LoadedPlugin:
+    return load(make_library(workspace, name, code=CODE, carrying=fast(index, version)), store)
 
 
 def test_plugins_with_the_same_version_share_it_under_its_real_name(
     workspace: Workspace, store: Store, index: Path
 ) -> None:
-    one, two = plugin_with(workspace, store, "one", "1.0"), plugin_with(workspace, store, "two", "1.0")
+    one, two = (
+        plugin_with(workspace, store, index, "one", "1.0"),
+        plugin_with(workspace, store, index, "two", "1.0"),
+    )
     assert answer(one) == answer(two) == ("1.0", "fast", "helper")
     shared = sys.modules["fast"]
     assert str(workspace.state) in str(shared.__file__)
@@ -83,11 +90,11 @@ def test_plugins_with_the_same_version_share_it_under_its_real_name(
 def test_another_version_is_refused_with_the_names_of_both_plugins(
     workspace: Workspace, store: Store, index: Path
 ) -> None:
-    one = plugin_with(workspace, store, "one", "1.0")
+    one = plugin_with(workspace, store, index, "one", "1.0")
     answer(one)
     for _ in range(2):
         with pytest.raises(PluginLoadError, match=r"two needs the compiled package fast 2\.0") as caught:
-            plugin_with(workspace, store, "two", "2.0")
+            plugin_with(workspace, store, index, "two", "2.0")
         assert "one brought 1.0 into this process" in caught.value.why
         assert "restart the host" in caught.value.fix
         one.unload()  # what was imported stays, so the second try is refused as well
@@ -96,8 +103,8 @@ def test_another_version_is_refused_with_the_names_of_both_plugins(
 def test_a_version_that_was_never_imported_makes_room_for_another(
     workspace: Workspace, store: Store, index: Path
 ) -> None:
-    plugin_with(workspace, store, "one", "1.0").unload()
-    two = plugin_with(workspace, store, "two", "2.0")
+    plugin_with(workspace, store, index, "one", "1.0").unload()
+    two = plugin_with(workspace, store, index, "two", "2.0")
     assert answer(two) == ("2.0", "fast", "helper")
     two.unload()
 
@@ -110,7 +117,7 @@ def test_a_version_other_than_the_hosts_is_refused(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 0.5\n")
     monkeypatch.syspath_prepend(tmp_path / "host")
     with pytest.raises(PluginLoadError, match=r"one needs the compiled package fast 1\.0") as caught:
-        plugin_with(workspace, store, "one", "1.0")
+        plugin_with(workspace, store, index, "one", "1.0")
     assert "the host itself has 0.5" in caught.value.why
 
 
@@ -123,7 +130,7 @@ def test_the_hosts_own_copy_of_the_same_version_is_used(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 1.0\n")
     (host / "fast.py").write_text("import helper\nVERSION = 'of the host'\n")
     monkeypatch.syspath_prepend(host)
-    one = plugin_with(workspace, store, "one", "1.0")
+    one = plugin_with(workspace, store, index, "one", "1.0")
     assert answer(one) == ("of the host", "fast", "helper")
     one.unload()
 
@@ -135,13 +142,13 @@ def test_a_module_of_the_host_is_not_shadowed(
     (tmp_path / "host" / "helper.py").touch()
     monkeypatch.syspath_prepend(tmp_path / "host")
     with pytest.raises(PluginLoadError, match=r"one needs the compiled package helper 1\.0") as caught:
-        plugin_with(workspace, store, "one", "1.0")
+        plugin_with(workspace, store, index, "one", "1.0")
     assert "the host has another module named helper" in caught.value.why
 
 
 def test_a_changed_extension_module_is_not_loaded(workspace: Workspace, store: Store, index: Path) -> None:
     code = CODE.replace("import fast\n", "import fast._core\n")
-    loaded = load(make_library(workspace, code=code, dependencies=["fast==1.0"]), store)
+    loaded = load(make_library(workspace, code=code, carrying=fast(index, "1.0")), store)
     [file] = workspace.state.glob(f"store/*/site/fast/_core{EXTENSION_SUFFIXES[0]}")
     file.chmod(0o644)
     file.write_bytes(b"changed")

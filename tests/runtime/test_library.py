@@ -16,7 +16,7 @@ from echo_core.runtime.library import (
     this_platform,
     this_python,
 )
-from support.libraries import go_offline, make_library, make_wheel, make_workspace
+from support.libraries import make_library, make_wheel, make_workspace
 
 
 @pytest.fixture
@@ -157,9 +157,8 @@ def test_a_plugin_that_wants_another_echo_core_is_refused(tmp_path: Path) -> Non
 def test_a_platform_package_of_another_version_than_the_library_needs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_offline(monkeypatch, tmp_path / "index")
-    make_wheel(tmp_path / "index", "helper", "1.0", {"helper.py": ""}, requires=["msgspec>=0.19,<7"])
-    library = make_library(make_workspace(tmp_path / "w"), dependencies=["helper"])
+    wheel = make_wheel(tmp_path / "index", "helper", "1.0", {"helper.py": ""}, requires=["msgspec>=0.19,<7"])
+    library = make_library(make_workspace(tmp_path / "w"), carrying=[wheel])
     newer = platform.platform_versions() | {"msgspec": "7.0"}
     monkeypatch.setattr(platform, "platform_versions", lambda: newer)
     with pytest.raises(LibraryError, match="does not fit this host") as caught:

@@ -4,6 +4,7 @@ import logging
 import py_compile
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
@@ -17,7 +18,7 @@ from echo_core.runtime.loader import LoadedPlugin, load
 from echo_core.runtime.registry import enabled
 from echo_core.runtime.store import Store
 from echo_core.workspace import Workspace
-from support.libraries import go_offline, make_library, make_wheel, make_workspace
+from support.libraries import make_library, make_wheel, make_workspace
 
 TRANSFORMER = """
     {imports}
@@ -32,6 +33,13 @@ TRANSFORMER = """
 """
 
 
+@pytest.fixture(autouse=True)
+def no_test_hinders_the_next() -> Iterator[None]:
+    yield
+    for name in private_modules():
+        del sys.modules[name]
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return make_workspace(tmp_path / "workspace")
@@ -43,9 +51,8 @@ def store(workspace: Workspace) -> Store:
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels, all that pip can find."""
-    go_offline(monkeypatch, tmp_path / "index")
+def index(tmp_path: Path) -> Path:
+    """A folder for wheels, as a package index might have them."""
     return tmp_path / "index"
 
 
@@ -146,6 +153,7 @@ EVERYTHING = {
                 "relative import_module": importlib.import_module(".sub", __package__).VERSION,
                 "import_module of itself": import_module(__name__) is import_module("greeter.lazy"),
                 "resources": (resources.files("greeter") / "data.txt").read_text(),
+                "resources of the caller": (resources.files() / "data.txt").read_text(),
                 "resources of a module": (importlib.resources.files(greeter) / "data.txt").read_text(),
                 "version": version("greeter"),
                 "own distribution": distribution("greeter").metadata["Name"],
@@ -181,6 +189,7 @@ def test_two_versions_of_a_plugin_live_side_by_side(workspace: Workspace, store:
             "relative import_module": version,
             "import_module of itself": True,
             "resources": f"data {version}",
+            "resources of the caller": f"data {version}",
             "resources of a module": f"data {version}",
             "version": version,
             "own distribution": "greeter",
@@ -197,7 +206,9 @@ def test_loading_changes_neither_the_path_nor_the_modules_of_the_host(
     workspace: Workspace, store: Store
 ) -> None:
     library = make_library(workspace, files=everything("1.0"))
-    load(library, store).unload()  # whatever it needs of the standard library is there now
+    first = load(library, store)
+    answer(first)  # whatever it needs of the standard library is there now
+    first.unload()
     path, modules = list(sys.path), set(sys.modules)
     loaded = load(library, store)
     answer(loaded)
@@ -222,18 +233,18 @@ def test_one_library_can_be_loaded_twice_at_once(workspace: Workspace, store: St
 def test_plugins_with_contradicting_dependencies_live_side_by_side(
     workspace: Workspace, store: Store, index: Path
 ) -> None:
-    for version in ("1.0", "2.0"):
-        files = {
-            "lib/__init__.py": f"V = '{version}'\n",
-            "lib/part.py": "from lib import V\nfrom . import V as W\n",
-        }
-        make_wheel(index, "lib", version, files)
+    def lib(version: str) -> Path:
+        part = "from lib import V\nfrom . import V as W\n"
+        return make_wheel(
+            index, "lib", version, {"lib/__init__.py": f"V = '{version}'\n", "lib/part.py": part}
+        )
+
     code = transformer(
         "(lib.V, part.V, version('lib'))",
         "import lib; from lib import part; from importlib.metadata import version",
     )
     loaded = [
-        load(make_library(workspace, name, code=code, dependencies=[f"lib=={version}"]), store)
+        load(make_library(workspace, name, code=code, carrying=[lib(version)]), store)
         for name, version in (("one", "1.0"), ("two", "2.0"))
     ]
     assert [answer(plugin) for plugin in loaded] == [("1.0",) * 3, ("2.0",) * 3]
@@ -246,12 +257,14 @@ def test_a_dependency_that_the_host_has_in_another_version_hurts_neither(
 ) -> None:
     import packaging
 
-    make_wheel(index, "packaging", "1.0", {"packaging/__init__.py": "__version__ = 'the plugin\\'s'\n"})
+    wheel = make_wheel(
+        index, "packaging", "1.0", {"packaging/__init__.py": "__version__ = 'the plugin\\'s'\n"}
+    )
     code = transformer(
         "(packaging.__version__, version('packaging'))",
         "import packaging; from importlib.metadata import version",
     )
-    loaded = load(make_library(workspace, code=code, dependencies=["packaging==1.0"]), store)
+    loaded = load(make_library(workspace, code=code, carrying=[wheel]), store)
     assert answer(loaded) == ("the plugin's", "1.0")
     assert sys.modules["packaging"] is packaging
     assert packaging.__version__ != "the plugin's"
@@ -279,25 +292,27 @@ def test_entry_points_and_optional_imports_of_a_dependency_work_in_its_scope(
         "lib/extension.py": "def run(): return 'ran'\n",
         "lib-1.0.dist-info/entry_points.txt": "[lib]\nfirst = lib.extension:run\n",
     }
-    make_wheel(index, "lib", "1.0", files)
+    wheel = make_wheel(index, "lib", "1.0", files)
     code = transformer(
         "(lib.missing, lib.absent, lib.nothing, [point.load()() for point in entry_points(group='lib')])",
         "import lib; from importlib.metadata import entry_points",
     )
-    loaded = load(make_library(workspace, code=code, dependencies=["lib"]), store)
+    loaded = load(make_library(workspace, code=code, carrying=[wheel]), store)
     nothing = ("lib.nothing", "No module named 'lib.nothing'")
     assert answer(loaded) == ("missing_accelerator", "absent", nothing, ["ran"])
     loaded.unload()
 
 
 def test_a_namespace_package_and_its_data_work(workspace: Workspace, store: Store, index: Path) -> None:
-    make_wheel(index, "acme_one", "1.0", {"acme/one/__init__.py": "ONE = 1\n", "acme/texts/a.txt": "hello"})
-    make_wheel(index, "acme_two", "1.0", {"acme/two.py": "from acme.one import ONE\nTWO = ONE + 1\n"})
+    one = make_wheel(
+        index, "acme_one", "1.0", {"acme/one/__init__.py": "ONE = 1\n", "acme/texts/a.txt": "hello"}
+    )
+    two = make_wheel(index, "acme_two", "1.0", {"acme/two.py": "from acme.one import ONE\nTWO = ONE + 1\n"})
     code = transformer(
         "(acme.two.TWO, files('acme.texts').joinpath('a.txt').read_text())",
         "import acme.two; from importlib.resources import files",
     )
-    loaded = load(make_library(workspace, code=code, dependencies=["acme-one", "acme-two"]), store)
+    loaded = load(make_library(workspace, code=code, carrying=[one, two]), store)
     assert answer(loaded) == (2, "hello")
     loaded.unload()
 
@@ -325,14 +340,10 @@ def test_a_private_name_of_another_plugin_cannot_be_imported(workspace: Workspac
 def test_the_standard_library_wins_over_a_dependency_of_the_same_name(
     workspace: Workspace, store: Store, index: Path
 ) -> None:
-    make_wheel(
-        index,
-        "lib",
-        "1.0",
-        {"lib.py": "", "json.py": "evil = True\n", "msgspec/__init__.py": "evil = True\n"},
-    )
+    evil = "evil = True\n"
+    wheel = make_wheel(index, "lib", "1.0", {"lib.py": "", "json.py": evil, "msgspec/__init__.py": evil})
     code = transformer("(hasattr(json, 'evil'), hasattr(msgspec, 'evil'))", "import json, msgspec")
-    loaded = load(make_library(workspace, code=code, dependencies=["lib"]), store)
+    loaded = load(make_library(workspace, code=code, carrying=[wheel]), store)
     assert answer(loaded) == (False, False)
     loaded.unload()
 
@@ -416,8 +427,8 @@ def test_a_traceback_shows_frames_of_the_plugin_only(workspace: Workspace, store
 
 
 def test_a_syntax_error_is_shown_at_its_place(workspace: Workspace, store: Store, index: Path) -> None:
-    make_wheel(index, "lib", "1.0", {"lib/__init__.py": "", "lib/broken.py": "x = 1\ndef f(:\n"})
-    library = make_library(workspace, code=transformer("1", "import lib.broken"), dependencies=["lib"])
+    wheel = make_wheel(index, "lib", "1.0", {"lib/__init__.py": "", "lib/broken.py": "x = 1\ndef f(:\n"})
+    library = make_library(workspace, code=transformer("1", "import lib.broken"), carrying=[wheel])
     error = refused(library, store)
     assert error.where == "lib/broken.py:2"
     assert error.why == "SyntaxError: invalid syntax"

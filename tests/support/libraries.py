@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from echo_core.runtime.library import Library, read_library
+from echo_core.runtime.files import replace_file, sha256_of
+from echo_core.runtime.library import ANY_PLATFORM, LOCK_FILE, Library, read_library
+from echo_core.runtime.wheel import read_wheel
 from echo_core.workshop.build import build
+from echo_core.workshop.dependencies import Lock, Pin
 from echo_core.workshop.wheels import write_wheel
 from echo_core.workspace import BuildType, Workspace
 
@@ -71,11 +74,17 @@ def write_plugin(
     code: str = GREETER,
     version: str = "0.1.0",
     dependencies: Iterable[str] = (),
+    carrying: Iterable[Path] = (),
     files: Mapping[str, str | bytes] | None = None,
     **manifest: Any,
 ) -> Path:
-    """Write a plugin into the workshop. `files` are relative to its folder, and win."""
+    """Write a plugin into the workshop. `files` are relative to its folder, and win.
+
+    It depends on the wheels in `carrying` as if they had been resolved and fetched already.
+    """
     folder = workspace.workshop / name
+    wheels = [read_wheel(path) for path in carrying]
+    dependencies = sorted([*dependencies, *(f"{wheel.name}=={wheel.version}" for wheel in wheels)])
     document = {
         "name": name,
         "version": version,
@@ -92,6 +101,11 @@ def write_plugin(
         f"tests/test_{name}.py": PASSING_TEST.format(name=name),
     }
     write(folder, standard | dict(files or {}))
+    if wheels:
+        pins = tuple(Pin(wheel.name, wheel.version, sha256_of(wheel.path)) for wheel in wheels)
+        (folder / LOCK_FILE).write_text(Lock(tuple(dependencies), ANY_PLATFORM, pins).text)
+        for wheel in wheels:
+            replace_file(workspace.state / "wheels" / wheel.path.name, wheel.path.read_bytes())
     return folder
 
 

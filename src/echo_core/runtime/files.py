@@ -64,20 +64,23 @@ def folder_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def replace_directory(new: Path, target: Path) -> None:
-    """Put `new`, synced to disk, in `target`'s place in one step; what was there before is removed.
+def replace_directory(new: Path, target: Path, *, durable: bool = True) -> None:
+    """Put `new` in `target`'s place in one step; what was there before is removed.
 
+    A `durable` one is on the disk when it takes its place; without, a loss of power may damage it.
     Where the system cannot exchange two directories, there is an instant with neither of them, but
     never one with a half: after a crash just then, building or loading again makes it whole.
     """
-    _sync_tree(new)
+    if durable:
+        _sync_tree(new)
     if not target.exists():
         new.rename(target)
     elif not _exchange(new, target):
         with folder_beside(target) as aside:
             target.rename(aside / "old")
             new.rename(target)
-    _sync(target.parent)
+    if durable:
+        _sync(target.parent)
     shutil.rmtree(new, ignore_errors=True)
 
 

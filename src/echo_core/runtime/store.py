@@ -79,7 +79,8 @@ def _make(entry: Path, library: Library) -> Site:
             if copy_hashed(library.path / name, copy) != library.release.files[name].sha256:
                 raise _changed(library, f"{name} changed while it was read")
             unpack(read_wheel(copy), new / "site")
-        replace_directory(new, entry)
+        # Not durable: an entry that was damaged is made anew, and syncing takes most of the time.
+        replace_directory(new, entry, durable=False)
     site = _intact(entry, library)
     if site is None:
         raise _changed(library, f"{entry} changed while it was written")

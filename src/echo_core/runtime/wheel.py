@@ -129,19 +129,34 @@ def unpack(wheel: Wheel, site: Path) -> None:
         for path, member in wheel.files.items():
             target = site / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256()
             try:
-                with archive.open(member.name) as reader, target.open("xb") as writer:
-                    while block := reader.read(_BLOCK):
-                        digest.update(block)
-                        writer.write(block)
+                with target.open("xb") as writer:
+                    writer.writelines(_recorded_blocks(wheel, archive, member))
             except FileExistsError:
                 raise _refusal(wheel.path, f"{path} is carried by another wheel too") from None
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise _refusal(wheel.path, f"{path} cannot be read: {error}") from error
-            if digest.hexdigest() != member.sha256:
-                raise _refusal(wheel.path, f"{path} is not what its RECORD says")
             target.chmod(0o444)
+
+
+def verify(wheel: Wheel) -> None:
+    """Raise `LibraryError` if the content of a file differs from what RECORD says."""
+    with _opened(wheel.path) as archive:
+        for member in wheel.files.values():
+            for _ in _recorded_blocks(wheel, archive, member):
+                pass
+
+
+def _recorded_blocks(wheel: Wheel, archive: zipfile.ZipFile, member: Member) -> Iterator[bytes]:
+    """The content of the member; raises after the last block unless it was what RECORD says."""
+    digest = hashlib.sha256()
+    try:
+        with archive.open(member.name) as reader:
+            while block := reader.read(_BLOCK):
+                digest.update(block)
+                yield block
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise _refusal(wheel.path, f"{member.name} cannot be read: {error}") from error
+    if digest.hexdigest() != member.sha256:
+        raise _refusal(wheel.path, f"{member.name} is not what its RECORD says")
 
 
 @cache

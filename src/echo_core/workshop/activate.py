@@ -1,6 +1,8 @@
 """Switching plugins on and off: one relative symlink, written in one step."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +58,8 @@ def activate(
     destination = os.path.relpath(library.path, os.path.realpath(link.parent))
     already = link.is_symlink() and os.readlink(link) == destination
     if not already:
-        replace_link(link, destination)
+        with _writing(link):
+            replace_link(link, destination)
     return Activation(name, library.version, build_type, link, already)
 
 
@@ -72,7 +75,8 @@ def deactivate(workspace: Workspace, name: str) -> Deactivation:
     _refuse_what_is_no_link(link)
     already = not link.is_symlink()
     if not already:
-        link.unlink()
+        with _writing(link):
+            link.unlink()
     return Deactivation(name, link, already)
 
 
@@ -110,6 +114,19 @@ def _nothing_built(
     return not_found(
         f"{build_type} library", name, existing, where=where, fix="echo-core list shows what there is"
     )
+
+
+@contextmanager
+def _writing(link: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"{link.name} cannot be switched",
+            where=str(link),
+            why=error.strerror or str(error),
+            fix=f"let {link.parent} be writable",
+        ) from error
 
 
 def _refuse_what_is_no_link(link: Path) -> None:

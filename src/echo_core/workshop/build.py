@@ -60,6 +60,18 @@ def build(
     plugin's tests first. Raises what `read_source` and `gather` raise, and `BuildError`; then nothing
     was written to the libraries.
     """
+    try:
+        return _build(workspace, name, build_type, test_seconds)
+    except OSError as error:
+        raise BuildError(
+            f"{name} cannot be written",
+            where=str(error.filename or workspace.libraries(build_type)),
+            why=error.strerror or str(error),
+            fix="let the libraries and the state folder be writable, with room for the plugin",
+        ) from error
+
+
+def _build(workspace: Workspace, name: str, build_type: BuildType, test_seconds: float) -> BuildReport:
     timings: dict[str, float] = {}
     with _timed(timings, "check"):
         source = read_source(workspace, name)

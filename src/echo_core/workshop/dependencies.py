@@ -20,7 +20,7 @@ from echo_core.errors import BuildError, LibraryError
 from echo_core.runtime.files import copy_hashed, replace_file, sha256_of
 from echo_core.runtime.library import ANY_PLATFORM, LOCK_FILE, WHEELS, this_platform
 from echo_core.runtime.platform import contradiction, is_platform, platform_versions
-from echo_core.runtime.wheel import Wheel, read_wheel
+from echo_core.runtime.wheel import Wheel, read_wheel, verify
 from echo_core.workshop.source import Source
 from echo_core.workshop.wheels import write_wheel
 from echo_core.workspace import BUILD_TYPES, Workspace
@@ -183,6 +183,7 @@ def _read(name: str, folder: Path) -> tuple[Wheel, ...]:
             continue
         try:
             wheel = read_wheel(path)
+            verify(wheel)
         except LibraryError as error:
             raise BuildError(
                 f"a dependency of {name} is refused", why=f"{path.name}: {error.why}", fix=error.fix

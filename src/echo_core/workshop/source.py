@@ -212,7 +212,7 @@ def _dependency_faults(project: dict[str, Any]) -> Iterator[_Triple]:
         try:
             requirement = Requirement(text)
         except (InvalidRequirement, TypeError) as error:
-            yield place, f"{text!r} is no requirement: {error}", 'like "pysubs2>=1.7"'
+            yield place, f"{text!r} is no requirement: {str(error).splitlines()[0]}", 'like "pysubs2>=1.7"'
             continue
         if requirement.url:
             yield (

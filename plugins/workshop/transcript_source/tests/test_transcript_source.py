@@ -1,11 +1,16 @@
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transcript_source import TranscriptSource, create_plugin
 from transcript_source.segments import gather
+from transcript_source.subtitles import read_subrip, read_webvtt
 
 from echo_core import PluginError
 from echo_core.testing import PluginHarness, async_test, check_plugin_contract
@@ -276,6 +281,49 @@ async def test_segments_come_in_order_of_time_and_know_when_their_language_goes_
         "talk-00004",
         "talk-00001",
     ], "the id is the place in the file"
+
+
+LINES = st.sampled_from(
+    [
+        "7",
+        "00:00:01,000 --> 00:00:02,000",
+        "00:00:03.000 --> 00:00:04.500 align:start",
+        "01:02.000-->01:03.000",
+        "00:00:05,000 -> 00:00:06,000",
+        "00:00:07,000 --> soon",
+        "",
+        " ",
+        "it says --> here",
+        "<v Ann>one <i>word</i>",
+        "two &lt; three",
+        "42 {\\an8}four",
+    ]
+)
+SAID = frozenset({"it", "says", "here", "one", "word", "two", "three", "four"})
+
+
+def said_in(texts: Iterable[str]) -> Counter[str]:
+    return Counter(word for word in re.findall(r"[a-z]+", " ".join(texts)) if word in SAID)
+
+
+@given(st.lists(LINES, max_size=25))
+def test_every_word_of_any_subrip_is_in_a_segment_or_a_fault(lines: list[str]) -> None:
+    entries = list(read_subrip("\n".join(lines)))
+    assert said_in(entry.get("text") or entry.get("raw", "") for entry in entries) == said_in(lines)
+    assert all(0 < entry["line"] <= len(lines) for entry in entries if "fault" in entry)
+
+
+@given(st.lists(LINES, max_size=25))
+def test_every_word_of_any_webvtt_is_in_a_segment_or_a_fault_or_names_a_cue(lines: list[str]) -> None:
+    entries = list(read_webvtt("\n".join(["WEBVTT", "", *lines])))
+    read = said_in(entry.get("text") or entry.get("raw", "") for entry in entries)
+    names = [
+        line
+        for before, line, after in zip(["", *lines], lines, lines[1:], strict=False)
+        if not before.strip() and ("-->" in after or "->" in after)
+    ]
+    assert read <= said_in(lines)
+    assert said_in(lines) - read <= said_in(names)
 
 
 @pytest.mark.parametrize(

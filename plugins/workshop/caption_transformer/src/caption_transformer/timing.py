@@ -21,7 +21,8 @@ def schedule(
 
     A caption appears with its first word and stays to its last, or longer while its reading time needs
     it: into the silence that follows and, if that is too short, up to `max_delay` into the next
-    caption's time, which then appears that much later. `next_start` is when the next segment begins;
+    caption's time, which then appears that much later. The shortest and the longest duration hold
+    whatever else has to give. `next_start` is when the next segment begins;
     None if nobody knows, and then nothing beyond the last word is taken but that delay.
     """
     result: list[Shown] = []
@@ -42,6 +43,5 @@ def _show(words: Sequence[Word], start: int, last_word: int, claimed: int, limit
     read = start + limits.reading_time(width(words))
     wanted = max(last_word, read)
     end = min(wanted, max(claimed, min(read, claimed + limits.max_delay)))
-    # Who speaks into another's words, or long after a delay, still gets a moment on the screen.
-    shortest = limits.min_duration if claimed < last_word else limits.min_duration // 2
-    return Shown(start, min(max(end, start + shortest), start + limits.max_duration))
+    # Even where another speaks at the same time: nobody can read what only flashes by.
+    return Shown(start, min(max(end, start + limits.min_duration), start + limits.max_duration))

@@ -48,6 +48,8 @@ class TranscriptSource(Source):
         entries = [entry if "fault" in entry else {"language": language, **entry} for entry in found.entries]
         segments = arrange(gather(entries, pause_s=config["pause_s"]), transcript=path.stem)
         faults = sum("fault" in segment for segment in segments)
+        if not segments:
+            logger.warning("%s holds no segments", path)
         logger.info("%s: %s, %d segments, %d faults", path, found.kind, len(segments) - faults, faults)
         return path.stem, segments
 

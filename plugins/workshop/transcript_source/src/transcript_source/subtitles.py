@@ -36,12 +36,12 @@ def looks_like_times(line: str) -> bool:
 def read_webvtt(text: str) -> Iterator[dict[str, Any]]:
     """The cues of a WebVTT file, and a fault for each block that is none; notes and styles are no speech."""
     lines = text.split("\n")
-    cues = _find_cues(lines)
+    cues = _find_cues(lines, named=True)
     header = lines.index("") if "" in lines else len(lines)
     yield from _text_without_times(lines, header, cues[0].head if cues else len(lines))
     for cue in cues:
         end = next((at for at in range(cue.times + 1, cue.stop) if lines[at] == ""), cue.stop)
-        yield from _read_cue(lines, cue, lines[cue.times + 1 : end], escapes=True)
+        yield from _read_cue(lines, cue._replace(stop=end), escapes=True)
         yield from _text_without_times(lines, end, cue.stop)
 
 
@@ -51,18 +51,18 @@ def read_subrip(text: str) -> Iterator[dict[str, Any]]:
     Text after an empty line still belongs to the cue before it: SubRip has no way to say otherwise.
     """
     lines = text.split("\n")
-    cues = _find_cues(lines)
+    cues = _find_cues(lines, named=False)
     yield from _text_without_times(lines, 0, cues[0].head if cues else len(lines))
     for cue in cues:
-        said = [line for line in lines[cue.times + 1 : cue.stop] if line.strip()]
-        yield from _read_cue(lines, cue, said, escapes=False)
+        yield from _read_cue(lines, cue, escapes=False)
 
 
-def _find_cues(lines: list[str]) -> list[_Cue]:
+def _find_cues(lines: list[str], *, named: bool) -> list[_Cue]:
+    """The cues; `named` if any text may identify one, and not a number only."""
     heads = []
     after = 0  # the line after the last cue's times: no identifier stands above it
     for at, line in enumerate(lines):
-        head = _identifier(lines, at, after)
+        head = _identifier(lines, at, after, named)
         begins_block = at == 0 or not lines[at - 1].strip() or head < at
         if looks_like_times(line) or (_ARROW in line and begins_block):
             heads.append((head, at))
@@ -71,35 +71,31 @@ def _find_cues(lines: list[str]) -> list[_Cue]:
     return [_Cue(head, times, stop) for (head, times), stop in zip(heads, stops, strict=False)]
 
 
-def _identifier(lines: list[str], times: int, after: int) -> int:
+def _identifier(lines: list[str], times: int, after: int, named: bool) -> int:
     """The line of the identifier of the cue with these times, or `times` if it has none.
 
-    It stands directly above and alone; a number (SubRip's index) also without an empty line above it,
-    or with one below it, as careless editors leave it.
+    A name stands directly above and alone. A number (SubRip's index) need not be alone, and may have
+    an empty line below it, as careless editors leave it.
     """
 
     def is_alone(at: int) -> bool:
         return at == 0 or not lines[at - 1].strip()
 
     above, further = times - 1, times - 2
-    if above >= after and lines[above].strip() and (is_alone(above) or lines[above].strip().isdigit()):
-        return above
-    if (
-        further >= after
-        and not lines[above].strip()
-        and lines[further].strip().isdigit()
-        and is_alone(further)
-    ):
+    if above >= after and lines[above].strip():
+        is_name = named and is_alone(above)
+        return above if is_name or lines[above].strip().isdigit() else times
+    if further >= after and lines[further].strip().isdigit() and is_alone(further):
         return further
     return times
 
 
-def _read_cue(lines: list[str], cue: _Cue, said: list[str], *, escapes: bool) -> Iterator[dict[str, Any]]:
+def _read_cue(lines: list[str], cue: _Cue, *, escapes: bool) -> Iterator[dict[str, Any]]:
     """The cue's segments, one a speaker; or a fault."""
     times = _COMMA.sub(r"\1.\2", lines[cue.times])
     # An arrow within the text would begin another cue; WebVTT writes it with an escape.
-    escaped = [line.replace(_ARROW, "--&gt;") for line in said]
-    captions = webvtt.from_string("\n".join(["WEBVTT", "", times, *escaped])).captions
+    said = [line.replace(_ARROW, "--&gt;") for line in lines[cue.times + 1 : cue.stop] if line.strip()]
+    captions = webvtt.from_string("\n".join(["WEBVTT", "", times, *said])).captions
     if not captions:
         yield _fault(lines, cue.head, cue.stop, f"no cue times: {lines[cue.times].strip()!r}")
         return
@@ -121,11 +117,11 @@ def _shares(start: float, end: float, sizes: list[int]) -> list[float]:
 
 
 def _text_without_times(lines: list[str], start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """A fault for each block of text in which no cue was found; notes, styles and lone numbers are none."""
+    """A fault for each block of text in which no cue was found; notes and styles are none."""
     blocks = itertools.groupby(range(start, stop), key=lambda at: bool(lines[at].strip()))
     for is_text, numbers in blocks:
         block = list(numbers)
-        if is_text and not _NO_SPEECH.match(lines[block[0]]) and not lines[block[0]].strip().isdigit():
+        if is_text and not _NO_SPEECH.match(lines[block[0]]):
             yield _fault(lines, block[0], block[-1] + 1, "text without cue times")
 
 

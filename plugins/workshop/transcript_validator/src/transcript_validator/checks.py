@@ -42,7 +42,7 @@ def _time_faults(data: Mapping[str, Any], max_segment_s: float, max_time_s: floa
     elif end == start:
         yield f"it lasts no time: start and end are both {start}"
     elif end - start > max_segment_s:
-        yield f"it lasts {end - start:g} s, more than {max_segment_s:g} s"
+        yield f"it lasts {end - start:,.10g} s, more than {max_segment_s:,.10g} s"
 
 
 def _one_time(name: str, value: Any, max_time_s: float) -> Iterator[str]:
@@ -55,7 +55,7 @@ def _one_time(name: str, value: Any, max_time_s: float) -> Iterator[str]:
     elif value < 0:
         yield f"{name} {value} is negative"
     elif value > max_time_s:
-        yield f"{name} {value:g} is beyond {max_time_s:g} s"
+        yield f"{name} {value:,.10g} is beyond {max_time_s:,.10g} s"
 
 
 def _text_faults(data: Mapping[str, Any]) -> Iterator[str]:
