@@ -16,6 +16,7 @@ from common_telemetry import TelemetryConfig, TelemetryConfigError, TelemetryCon
 from echo_core.cli.app import Interrupted
 from echo_core.cli.arguments import plugin_names
 from echo_core.cli.drive import drive
+from echo_core.cli.ending import leave, run_loop
 from echo_core.cli.output import printable, to_builtins
 from echo_core.cli.progress import progress_for
 from echo_core.cli.session import SessionArgument
@@ -86,17 +87,20 @@ def run(
         )
         with progress_for(session.out, plain=plain) as progress:
             add_plugins(host, plugins, workspace)
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                snapshot, aborted = runner.run(drive(host, progress, until_idle=until_idle))
+            (snapshot, aborted), left = run_loop(
+                drive(host, progress, until_idle=until_idle), _loop_factory()
+            )
         summary = summarize(snapshot)
         tree = render_trace(book.widest()) if trace else []
         document = to_builtins(summary) | ({"trace": tree} if trace else {})
         session.out.result("run", document, summary_text(summary, tree))
     finally:
         telemetry.shutdown()  # may wait for a backend that does not answer, so nobody waits for more than it
-    if aborted:
-        return Interrupted.exit_code
-    return 0 if summary.ok else 1
+    code = Interrupted.exit_code if aborted else (0 if summary.ok else 1)
+    if left:
+        session.out.note(f"left behind, because it does not end: {', '.join(sorted(left))}")
+        leave(code)
+    return code
 
 
 def choose(entries: Sequence[Enabled], only: Sequence[str], except_: Sequence[str]) -> list[Enabled]:
