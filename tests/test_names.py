@@ -19,6 +19,11 @@ reserved = st.sampled_from(
             *sys.stdlib_module_names,
             "echo_core",
             "common_telemetry",
+            "msgspec",
+            "opentelemetry",
+            "pytest",
+            "conftest",
+            "tests",
             "con",
         }
     )
@@ -82,8 +87,8 @@ def test_lower_case_words_joined_by_single_underscores_are_a_name(name: str) -> 
         ("class", "Python keyword", "class_plugin"),
         ("match", "Python keyword", "match_plugin"),
         ("json", "standard library", "json_plugin"),
-        ("echo_core", "package of Echo Core", "echo_core_plugin"),
-        ("common_telemetry", "package of Echo Core", "common_telemetry_plugin"),
+        ("echo_core", "package that Echo Core shares", "echo_core_plugin"),
+        ("common_telemetry", "package that Echo Core shares", "common_telemetry_plugin"),
         ("con", "reserved file name", "con_plugin"),
         ("lpt1", "reserved file name", "lpt1_plugin"),
     ],

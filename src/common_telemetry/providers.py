@@ -1,5 +1,6 @@
 """OpenTelemetry providers: those of the application where it has set some, our own from the SDK where not."""
 
+import logging
 import os
 from collections.abc import Collection, Sequence
 from copy import copy
@@ -227,6 +228,22 @@ class _AllBut:
         return key not in self._left_out and (self._kept is None or key in self._kept)
 
 
+class _SameNameInTwoScopes(logging.Filter):
+    """Keeps back a false alarm: metrics of one name in two scopes are two metrics, and the SDK warns of them.
+
+    Instruments of one meter are to be compared (metrics SDK, "Duplicate instrument registration"); the
+    SDK compares those of all meters, and so finds our one view in conflict with itself.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record goes on."""
+        views = record.args if isinstance(record.args, tuple) else ()
+        return not (len(views) == 2 and views[0] is views[1] and isinstance(views[0], _Otherwise))
+
+
+_FALSE_ALARMS = _SameNameInTwoScopes()
+
+
 class _Otherwise(View):
     """For every instrument no other view matches: two matching views would make two streams of it."""
 
@@ -243,4 +260,5 @@ def _without_message_id(views: Sequence[View]) -> list[View]:
     mine = [copy(view) for view in views]
     for view in mine:
         view._attribute_keys = cast("set[str]", _AllBut(UNBOUNDED, view._attribute_keys))
+    logging.getLogger("opentelemetry.sdk.metrics._internal.metric_reader_storage").addFilter(_FALSE_ALARMS)
     return [*mine, _Otherwise(mine)]

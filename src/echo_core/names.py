@@ -10,7 +10,9 @@ from echo_core.errors import NameRefused
 
 MAX_LENGTH: Final = 64
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-_OWN_PACKAGES: Final = frozenset({"echo_core", "common_telemetry"})
+_PLATFORM: Final = frozenset({"echo_core", "common_telemetry", "msgspec", "opentelemetry"})
+# What the tests of a plugin, in its own folder, must be able to import by these names.
+_TESTING: Final = frozenset({"pytest", "conftest", "tests"})
 # Reserved file names on Windows: a library with such a name could not be copied there.
 _DEVICES: Final = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
@@ -43,8 +45,10 @@ def _objection(name: str) -> str:
         return f"{name!r} is a Python keyword"
     if name in sys.stdlib_module_names:
         return f"{name!r} is a module of the standard library"
-    if name in _OWN_PACKAGES:
-        return f"{name!r} is a package of Echo Core"
+    if name in _PLATFORM:
+        return f"{name!r} is a package that Echo Core shares with its plugins"
+    if name in _TESTING:
+        return f"{name!r} would hide what a plugin's tests need"
     if name in _DEVICES:
         return f"{name!r} is a reserved file name on some systems"
     return ""

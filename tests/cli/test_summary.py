@@ -89,7 +89,7 @@ def test_the_text_shows_the_equation_for_each_plugin_and_the_total() -> None:
         plugin("b", received=1_200, processed=1_199, dead_lettered=1, failed_attempts=5),
     )
     lines = text_of(summary).splitlines()
-    headings = "PLUGIN STATE RECEIVED = PROCESSED + FILTERED + DEAD + UNFINISHED PUBLISHED RETRIED"
+    headings = "PLUGIN STATE RECEIVED = PROCESSED + FILTERED + DEAD + UNFINISHED PUBLISHED FAILED TRIES"
     assert " ".join(lines[0].split()) == headings
     assert lines[1].split() == ["a", "1.0.0", "stopped", "1,500", "1,200", "300", "0", "0", "1,200", "0"]
     assert lines[3].split() == ["total", "2,700", "2,399", "300", "1", "0", "1,200", "5"]

@@ -280,6 +280,7 @@ def test_a_library_that_cannot_be_read_is_shown_with_its_reason(tmp_path: Path) 
     final = run(world.run())
     assert final["gone"].state is PluginState.FAILED
     assert "points nowhere" in final["gone"].reason
+    assert [(event.name, event.state) for event in world.events] == [("gone", PluginState.FAILED)]
 
 
 class Stuck(Handler):

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from common_telemetry import TelemetryConfig, TelemetryConfigError, TelemetryContext
 from common_telemetry.config import Engine
-from common_telemetry.testing import OtlpReceiver, ReceivedLog, ReceivedPoint, ReceivedSpan
+from common_telemetry.testing import InMemoryTelemetry, OtlpReceiver, ReceivedLog, ReceivedPoint, ReceivedSpan
 from telemetry.conftest import Start
 from telemetry.pipeline import Message, run_pipeline
 
@@ -293,3 +293,13 @@ def test_a_queue_limit_of_the_environment_is_obeyed_and_what_it_drops_is_counted
     receiver.accept()
     assert telemetry.shutdown()
     assert len(receiver.spans()) == telemetry.health().traces.exported == 8
+
+
+def test_plugins_with_metrics_of_the_same_name_are_no_conflict(caplog: pytest.LogCaptureFixture) -> None:
+    telemetry = InMemoryTelemetry(TelemetryConfig(engine="official"))
+    for name in ("first", "second"):
+        with telemetry.for_plugin(name).lifecycle("init"):
+            pass
+    assert len(telemetry.metrics("plugin.init.duration_ms")) == 2
+    assert not [record for record in caplog.records if "conflicting" in record.getMessage()]
+    telemetry.context.shutdown()

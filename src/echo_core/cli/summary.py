@@ -136,7 +136,7 @@ def summary_text(summary: Summary, more: Sequence[str] = ()) -> "RenderableType"
         "+ DEAD",
         "+ UNFINISHED",
         "PUBLISHED",
-        "RETRIED",
+        "FAILED TRIES",
     ):
         table.add_column(heading, justify="right")
     for plugin in summary.plugins:

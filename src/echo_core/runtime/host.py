@@ -57,6 +57,7 @@ class Host:
         self._dispatcher = Dispatcher(transport, dead_letters, self._clock)
         self._slots: list[PluginSlot] = []
         self._supervisors: dict[PluginSlot, Supervisor] = {}
+        self._refused: dict[PluginSlot, EchoCoreError] = {}
         self._listeners: list[Callable[[PluginEvent], None]] = []
         self._stop = asyncio.Event()
         self._abort = asyncio.Event()
@@ -77,7 +78,7 @@ class Host:
 
     def refuse(self, name: str, error: EchoCoreError, *, build_type: str = "") -> None:
         """Show this plugin as FAILED: there is not even something to load."""
-        self._new_slot(name, None, build_type).move_to(PluginState.FAILED, str(error))
+        self._refused[self._new_slot(name, None, build_type)] = error
 
     def _new_slot(self, name: str, manifest: Manifest | None, build_type: str) -> PluginSlot:
         version = manifest.version if manifest else ""
@@ -145,6 +146,8 @@ class Host:
         return self.snapshot()
 
     async def _start(self) -> None:
+        for slot, error in self._refused.items():
+            slot.move_to(PluginState.FAILED, str(error))
         for supervisor in self._supervisors.values():
             await supervisor.load()
         loaded = [s for s in self._supervisors.values() if s.slot.state is PluginState.LOADING]
