@@ -178,7 +178,7 @@ def check_topics(manifests: Iterable[Manifest]) -> Iterator[Check]:
 
 def _topic_fix(topic: str, plugin: str, verb: str, others: Iterable[tuple[TopicPattern, str]]) -> str:
     owners = {pattern.text: name for pattern, name in others if name != plugin}
-    near = difflib.get_close_matches(topic, owners, n=1)
+    near = difflib.get_close_matches(topic, owners, n=1, cutoff=0.8)
     if near:
         return f"did you mean {near[0]}, which {owners[near[0]]} {verb}?"
     return f"activate a plugin that {verb} it, or mend the manifest"

@@ -105,7 +105,9 @@ def _findings(plugins: tuple[PluginSummary, ...], totals: Counts) -> dict[str, s
     found: dict[str, str] = {}
     for plugin in plugins:
         if plugin.state == PluginState.FAILED.value:
-            found[f"{plugin.name} {plugin.version} failed: {plugin.reason}"] = "echo-core doctor"
+            found[f"{plugin.name} {plugin.version}".strip() + f" failed: {plugin.reason}"] = (
+                "echo-core doctor"
+            )
         if not plugin.counts.add_up:
             found[f"the counts of {plugin.name} do not add up"] = "report it: this is a fault in Echo Core"
     if totals.dead_lettered:

@@ -72,7 +72,7 @@ def totals_line(before: HostSnapshot, after: HostSnapshot) -> str:
 def state_line(name: str, version: str, state: PluginState, reason: str = "") -> str:
     """One line on one plugin's move to a state."""
     because = f": {_first_line(reason)}" if reason else ""
-    return f"{name} {version} {state.value}{because}"
+    return f"{name} {version}".strip() + f" {state.value}{because}"
 
 
 def _cells(before: PluginSnapshot | None, after: PluginSnapshot, seconds: float) -> list[str]:

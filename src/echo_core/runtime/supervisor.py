@@ -158,7 +158,7 @@ class Supervisor:
                     await self.slot.plugin.shutdown()
         except (Exception, SystemExit) as error:
             late = isinstance(error, TimeoutError) and deadline.expired()
-            return f"no answer within {seconds:g} s" if late else _reason(error)
+            return f"no answer within {seconds:.3g} s" if late else _reason(error)
         return ""
 
 
