@@ -13,10 +13,10 @@ import pytest
 
 from echo_core import BaseMessage, Transformer
 from echo_core.errors import LibraryError, PluginLoadError
-from echo_core.runtime.library import Library
+from echo_core.runtime.libraries.library import Library
+from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import LoadedPlugin, load
 from echo_core.runtime.registry import enabled
-from echo_core.runtime.store import Store
 from echo_core.workspace import Workspace
 from support.libraries import make_library, make_wheel, make_workspace
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from echo_core.runtime.files import replace_file, sha256_of
-from echo_core.runtime.library import ANY_PLATFORM, LOCK_FILE, Library, read_library
-from echo_core.runtime.wheel import read_wheel
+from echo_core.runtime.libraries.files import replace_file, sha256_of
+from echo_core.runtime.libraries.library import ANY_PLATFORM, LOCK_FILE, Library, read_library
+from echo_core.runtime.libraries.wheel import read_wheel
 from echo_core.workshop.build import build
 from echo_core.workshop.dependencies import Lock, Pin
 from echo_core.workshop.wheels import write_wheel

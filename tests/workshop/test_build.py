@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from echo_core.errors import BuildError, ManifestError, NotFound
-from echo_core.runtime.library import read_library
+from echo_core.runtime.libraries.library import read_library
 from echo_core.workshop.build import build
 from echo_core.workshop.trial import try_plugin
 from echo_core.workspace import Workspace

@@ -9,10 +9,10 @@ import pytest
 
 from echo_core import BaseMessage
 from echo_core.errors import BuildError
-from echo_core.runtime.library import read_library, this_platform
+from echo_core.runtime.libraries.library import read_library, this_platform
+from echo_core.runtime.libraries.platform import platform_versions
+from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import load
-from echo_core.runtime.platform import platform_versions
-from echo_core.runtime.store import Store
 from echo_core.workshop.build import build
 from echo_core.workspace import Workspace
 from support.libraries import go_offline, make_library, make_wheel, make_workspace, write_plugin

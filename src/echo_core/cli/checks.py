@@ -16,9 +16,10 @@ from echo_core.cli.app import PROGRAM
 from echo_core.cli.run import check_settings
 from echo_core.errors import EchoCoreError
 from echo_core.manifest import Manifest
+from echo_core.runtime.config import effective_config
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.registry import Enabled, enabled
-from echo_core.runtime.settings import Settings, effective_config, load_settings
+from echo_core.runtime.settings import Settings, load_settings
 from echo_core.topics import TopicPattern
 from echo_core.workspace import BUILD_TYPES, Workspace
 

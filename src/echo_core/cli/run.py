@@ -26,11 +26,11 @@ from echo_core.errors import NotFound, SettingsError
 from echo_core.plugin import Plugin
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.host import Host
-from echo_core.runtime.library import Library
+from echo_core.runtime.libraries.library import Library
+from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import LoadedPlugin, load
 from echo_core.runtime.registry import Enabled, enabled
 from echo_core.runtime.settings import Settings, load_settings
-from echo_core.runtime.store import Store
 from echo_core.transports.urls import transport_for
 from echo_core.workspace import Workspace
 

@@ -13,11 +13,12 @@ from echo_core.errors import EchoCoreError
 from echo_core.manifest import Manifest
 from echo_core.plugin import Plugin
 from echo_core.runtime.clock import Clock, SystemClock
+from echo_core.runtime.config import effective_config
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.dead_letters import DeadLetterError, DeadLetterStore
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.order import upstream_first
-from echo_core.runtime.settings import Settings, effective_config
+from echo_core.runtime.settings import Settings
 from echo_core.runtime.slot import PluginEvent, PluginSlot
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 from echo_core.errors import PluginLoadError
 from echo_core.plugin import Plugin
 from echo_core.roles import Filter, Router, Sink, Source, Transformer, Validator
-from echo_core.runtime.importer import Scope, Undeclared, open_scope
-from echo_core.runtime.library import Library
-from echo_core.runtime.store import Store
+from echo_core.runtime.libraries.importer import Scope, Undeclared, open_scope
+from echo_core.runtime.libraries.library import Library
+from echo_core.runtime.libraries.store import Store
 
 R = TypeVar("R")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from echo_core.errors import EchoCoreError, LibraryError
-from echo_core.runtime.library import Library, LibraryInfo, peek_library, read_library
+from echo_core.runtime.libraries.library import Library, LibraryInfo, peek_library, read_library
 from echo_core.workspace import BUILD_TYPES, BuildType, Workspace
 
 

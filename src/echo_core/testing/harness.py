@@ -14,8 +14,9 @@ from echo_core.manifest import FILE_NAME, Manifest, read
 from echo_core.message import BaseMessage
 from echo_core.plugin import Outcome, Plugin, ProcessingStatus
 from echo_core.roles import Source
+from echo_core.runtime.config import effective_config
 from echo_core.runtime.context import HostContext, message_in_hand
-from echo_core.runtime.settings import Settings, effective_config
+from echo_core.runtime.settings import Settings
 from echo_core.testing.telemetry import ReportedTelemetry
 from echo_core.testing.transport import Published, RecordingTransport
 from echo_core.topics import TopicPattern, TopicSet

@@ -15,7 +15,8 @@ from echo_core.manifest import Manifest, read
 from echo_core.message import BaseMessage
 from echo_core.plugin import Plugin
 from echo_core.roles import Source
-from echo_core.runtime.settings import Settings, effective_config
+from echo_core.runtime.config import effective_config
+from echo_core.runtime.settings import Settings
 from echo_core.testing._checks import ContractBroken, require
 from echo_core.testing.harness import PluginHarness
 

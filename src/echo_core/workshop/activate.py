@@ -9,8 +9,8 @@ from pathlib import Path
 from echo_core.errors import NotFound, WorkspaceError
 from echo_core.manifest import FILE_NAME
 from echo_core.runtime.config import check_config
-from echo_core.runtime.files import replace_link
-from echo_core.runtime.library import read_library
+from echo_core.runtime.libraries.files import replace_link
+from echo_core.runtime.libraries.library import read_library
 from echo_core.runtime.registry import Available, available
 from echo_core.workshop.lookup import not_found
 from echo_core.workshop.source import plugin_sources

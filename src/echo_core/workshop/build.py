@@ -13,8 +13,8 @@ import msgspec
 
 from echo_core.errors import BuildError, EchoCoreError, LibraryError
 from echo_core.manifest import FILE_NAME
-from echo_core.runtime.files import folder_beside, replace_directory, sha256_of
-from echo_core.runtime.library import (
+from echo_core.runtime.libraries.files import folder_beside, replace_directory, sha256_of
+from echo_core.runtime.libraries.library import (
     FORMAT,
     LOCK_FILE,
     RELEASE_FILE,
@@ -26,7 +26,7 @@ from echo_core.runtime.library import (
     own_wheel,
     read_library,
 )
-from echo_core.runtime.wheel import Wheel, read_wheel
+from echo_core.runtime.libraries.wheel import Wheel, read_wheel
 from echo_core.workshop.dependencies import Dependencies, check_together, gather, where_they_run
 from echo_core.workshop.source import Source, read_source
 from echo_core.workshop.trial import run_tests

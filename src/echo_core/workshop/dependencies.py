@@ -17,10 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from echo_core.errors import BuildError, LibraryError
-from echo_core.runtime.files import copy_hashed, replace_file, sha256_of
-from echo_core.runtime.library import ANY_PLATFORM, LOCK_FILE, WHEELS, this_platform
-from echo_core.runtime.platform import contradiction, is_platform, platform_versions
-from echo_core.runtime.wheel import Wheel, read_wheel, verify
+from echo_core.runtime.libraries.files import copy_hashed, replace_file, sha256_of
+from echo_core.runtime.libraries.library import ANY_PLATFORM, LOCK_FILE, WHEELS, this_platform
+from echo_core.runtime.libraries.platform import contradiction, is_platform, platform_versions
+from echo_core.runtime.libraries.wheel import Wheel, read_wheel, verify
 from echo_core.workshop.source import Source
 from echo_core.workshop.wheels import write_wheel
 from echo_core.workspace import BUILD_TYPES, Workspace

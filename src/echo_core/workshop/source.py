@@ -18,8 +18,8 @@ from packaging.version import InvalidVersion, Version
 from echo_core import manifest as manifests
 from echo_core.errors import BuildError, Fault, ManifestError
 from echo_core.manifest import Manifest
-from echo_core.runtime.library import LOCK_FILE, this_python
-from echo_core.runtime.platform import PLATFORM_MODULES
+from echo_core.runtime.libraries.library import LOCK_FILE, this_python
+from echo_core.runtime.libraries.platform import PLATFORM_MODULES
 from echo_core.workshop.lookup import not_found
 from echo_core.workspace import Workspace
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from echo_core.errors import BuildError
-from echo_core.runtime.wheel import Wheel, unpack
+from echo_core.runtime.libraries.wheel import Wheel, unpack
 from echo_core.workshop.dependencies import gather
 from echo_core.workshop.source import PYPROJECT, Source, read_source
 from echo_core.workspace import Workspace

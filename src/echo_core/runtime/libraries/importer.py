@@ -4,7 +4,7 @@ Inside a scope a plugin's package, and every package that its library carries, h
 `sys.modules` it stands below a private prefix, so versions that contradict each other live side by
 side. A scope sees its own packages, the platform packages and the standard library; nothing else of
 the host. Compiled packages cannot be loaded twice by one interpreter: those are shared, under their
-real names, in one version a process (`echo_core.runtime.compiled`).
+real names, in one version a process (`echo_core.runtime.libraries.compiled`).
 """
 
 import builtins
@@ -27,10 +27,10 @@ from importlib.machinery import (
 from types import CodeType, ModuleType
 from typing import Any, Final
 
-from echo_core.runtime.compiled import CompiledPackages
-from echo_core.runtime.platform import PLATFORM_MODULES
-from echo_core.runtime.scoped_importlib import views
-from echo_core.runtime.store import Site
+from echo_core.runtime.libraries.compiled import CompiledPackages
+from echo_core.runtime.libraries.platform import PLATFORM_MODULES
+from echo_core.runtime.libraries.scoped_importlib import views
+from echo_core.runtime.libraries.store import Site
 
 _HOST_MODULES: Final = sys.stdlib_module_names | PLATFORM_MODULES | {"__main__"}
 

@@ -13,8 +13,8 @@ from typing import Final
 from packaging.utils import NormalizedName, canonicalize_name
 
 from echo_core.errors import PluginLoadError
-from echo_core.runtime.store import Site
-from echo_core.runtime.wheel import Wheel
+from echo_core.runtime.libraries.store import Site
+from echo_core.runtime.libraries.wheel import Wheel
 
 _CURE: Final = (
     "let both depend on one version; a process keeps a compiled package until it ends, "

@@ -18,9 +18,9 @@ from echo_core import manifest as manifests
 from echo_core._version import __version__
 from echo_core.errors import LibraryError
 from echo_core.manifest import API_VERSION, Manifest
-from echo_core.runtime.files import differences
-from echo_core.runtime.platform import contradiction
-from echo_core.runtime.wheel import read_wheel
+from echo_core.runtime.libraries.files import differences
+from echo_core.runtime.libraries.platform import contradiction
+from echo_core.runtime.libraries.wheel import read_wheel
 from echo_core.workspace import BuildType
 
 FORMAT: Final = 1

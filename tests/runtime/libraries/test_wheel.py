@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from echo_core.errors import LibraryError
-from echo_core.runtime.wheel import Limits, read_wheel, unpack
+from echo_core.runtime.libraries.wheel import Limits, read_wheel, unpack
 from support.libraries import make_wheel
 
 Tamper = Callable[[zipfile.ZipFile], None]

@@ -12,8 +12,8 @@ from importlib.metadata import Distribution, EntryPoint, EntryPoints, PackageNot
 from types import ModuleType
 from typing import Any, Final, Protocol
 
-from echo_core.runtime.platform import is_platform
-from echo_core.runtime.store import Site
+from echo_core.runtime.libraries.platform import is_platform
+from echo_core.runtime.libraries.store import Site
 
 # Each takes a package, or its name, as the first argument. Some are gone in some versions of Python.
 _RESOURCE_FUNCTIONS: Final = (

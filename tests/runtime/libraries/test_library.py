@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from echo_core.errors import LibraryError, ManifestError
-from echo_core.runtime import platform
-from echo_core.runtime.library import (
+from echo_core.runtime.libraries import platform
+from echo_core.runtime.libraries.library import (
     FileRecord,
     Library,
     inventory_digest,

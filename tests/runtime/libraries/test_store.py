@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from echo_core.errors import LibraryError
-from echo_core.runtime import store as stores
-from echo_core.runtime.files import locked
-from echo_core.runtime.library import Library
-from echo_core.runtime.store import Store
-from echo_core.runtime.wheel import Wheel, unpack
+from echo_core.runtime.libraries import store as stores
+from echo_core.runtime.libraries.files import locked
+from echo_core.runtime.libraries.library import Library
+from echo_core.runtime.libraries.store import Store
+from echo_core.runtime.libraries.wheel import Wheel, unpack
 from support.libraries import make_library, make_wheel, make_workspace
 
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from echo_core.errors import LibraryError
-from echo_core.runtime.files import (
+from echo_core.runtime.libraries.files import (
     copy_hashed,
     differences,
     folder_beside,
@@ -13,8 +13,8 @@ from echo_core.runtime.files import (
     replace_directory,
     sha256_of,
 )
-from echo_core.runtime.library import Library
-from echo_core.runtime.wheel import Wheel, read_wheel, unpack
+from echo_core.runtime.libraries.library import Library
+from echo_core.runtime.libraries.wheel import Wheel, read_wheel, unpack
 
 
 @dataclass(frozen=True, eq=False)

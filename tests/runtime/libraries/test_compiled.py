@@ -12,8 +12,8 @@ from packaging.tags import sys_tags
 
 from echo_core import BaseMessage, Transformer
 from echo_core.errors import PluginLoadError
+from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import LoadedPlugin, load
-from echo_core.runtime.store import Store
 from echo_core.workspace import Workspace
 from support.libraries import make_library, make_wheel, make_workspace
 

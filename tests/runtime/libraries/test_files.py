@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from echo_core.runtime import files
-from echo_core.runtime.files import folder_beside, replace_directory, replace_file, replace_link
+from echo_core.runtime.libraries import files
+from echo_core.runtime.libraries.files import folder_beside, replace_directory, replace_file, replace_link
 
 
 @pytest.fixture(params=["exchange", "two renames"])
