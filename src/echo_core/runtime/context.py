@@ -4,11 +4,11 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from common_telemetry import Attributes, PluginTelemetry, TelemetryContext
 from echo_core.errors import PublishRefused
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_REMEMBERED: Final = 10_000
 
 message_in_hand: Final[ContextVar[BaseMessage | None]] = ContextVar("message_in_hand", default=None)
 """The message that is being handled here; what is published meanwhile is made from it."""
@@ -55,26 +57,27 @@ class HostContext:
         self._plugin_telemetry = plugin_telemetry
         self._messages = plugin_telemetry.messages
         self._allowed = TopicSet(manifest.publications)
+        self._allowed_topics: set[str] = set()
         self._threads = threads
 
-    async def publish(self, topic: str, data: Any) -> BaseMessage:
-        """See `PluginContext.publish`."""
-        if topic not in self._allowed:
-            self._refuse(topic)
+    def publish(self, topic: str, data: Any) -> Coroutine[Any, Any, BaseMessage]:
+        """See `PluginContext.publish`. What it refuses is raised by the call, the rest by awaiting it."""
+        if topic not in self._allowed_topics:
+            self._check(topic)
         parent = message_in_hand.get()
         if isinstance(data, BaseMessage):
-            return await self._publish_message(topic, data, parent)
+            return self._publish_message(topic, data, parent)
         receipts = parent.receipts_for_derived() if parent is not None else ()
-        return await self._send(topic, new_id(), data, "", receipts)
+        return self._send(topic, new_id(), data, "", receipts)
 
-    async def _publish_message(
+    def _publish_message(
         self, topic: str, draft: BaseMessage, parent: BaseMessage | None
-    ) -> BaseMessage:
+    ) -> Coroutine[Any, Any, BaseMessage]:
         """A message that was published before goes on as a new one made from it; a draft keeps its id."""
         if draft.trace_context or draft is parent:
-            return await self._send(topic, new_id(), draft.data, draft.schema, draft.receipts_for_derived())
+            return self._send(topic, new_id(), draft.data, draft.schema, draft.receipts_for_derived())
         receipts = draft.receipts or (parent.receipts_for_derived() if parent is not None else ())
-        return await self._send(topic, draft.id, draft.data, draft.schema, receipts)
+        return self._send(topic, draft.id, draft.data, draft.schema, receipts)
 
     async def _send(
         self, topic: str, message_id: str, data: Any, schema: str, receipts: tuple[Receipt, ...]
@@ -101,14 +104,19 @@ class HostContext:
         self.statistics.published += 1
         return message
 
-    def _refuse(self, topic: str) -> NoReturn:
+    def _check(self, topic: str) -> None:
+        """Let the topic pass from now on, if it may; a bounded number of them is remembered."""
         check_topic(topic)
-        raise PublishRefused(
-            f"{self.plugin_name} may not publish to {topic!r}",
-            where=f"{self.plugin_name} {self.plugin_version}",
-            why=f"its publications are {', '.join(self.publications) or 'none'}",
-            fix=f'add {topic!r} to "publications" in its manifest.json, and build it again',
-        )
+        if topic not in self._allowed:
+            raise PublishRefused(
+                f"{self.plugin_name} may not publish to {topic!r}",
+                where=f"{self.plugin_name} {self.plugin_version}",
+                why=f"its publications are {', '.join(self.publications) or 'none'}",
+                fix=f'add {topic!r} to "publications" in its manifest.json, and build it again',
+            )
+        if len(self._allowed_topics) >= _REMEMBERED:
+            self._allowed_topics.clear()
+        self._allowed_topics.add(topic)
 
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See `PluginContext.run_blocking`."""

@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final, TypeAlias
 
 from common_telemetry import ProcessScope
@@ -33,6 +34,7 @@ BATCH: Final = 64
 _TURN_S: Final = 0.002
 """How long a lane works before the event loop gets its turn."""
 
+ACKNOWLEDGED: Final = ProcessingStatus.ACKNOWLEDGED
 Receive: TypeAlias = Callable[[int], Awaitable[Sequence[Delivery]]]
 Handler: TypeAlias = Callable[[str, BaseMessage], Awaitable[ProcessingStatus]]
 
@@ -77,6 +79,7 @@ class Lane:
         self._timeout_s = slot.manifest.timeouts.message_ms / 1_000
         self._taken: deque[Delivery] = deque()
         self._busy_since = 0.0
+        self._ended = 0.0
         self._expired = False
         self._abandoned = False
         self._task: asyncio.Task[None] | None = None
@@ -85,7 +88,7 @@ class Lane:
         """Handle what comes until the subscription is closed and empty; hands back what it cannot end."""
         self._task = asyncio.current_task()
         taken = self._taken
-        turn_began = time.monotonic()
+        turn_began = monotonic()
         try:
             while True:
                 taken.extend(await self._receive(self._batch))
@@ -94,9 +97,9 @@ class Lane:
                     if self._abandoned:
                         return
                     taken.popleft()
-                    if time.monotonic() - turn_began > _TURN_S:
+                    if self._ended - turn_began > _TURN_S:
                         await asyncio.sleep(0)
-                        turn_began = time.monotonic()
+                        turn_began = monotonic()
         except TransportClosed:
             return
         except asyncio.CancelledError:
@@ -106,39 +109,40 @@ class Lane:
 
     async def _handle(self, delivery: Delivery) -> None:
         """See one delivery to its end: processed, filtered or dead-lettered, and only then settled."""
-        statistics = self._statistics
-        message = delivery.message
+        topic, message = delivery.topic, delivery.message
         message_in_hand.set(message)
-        statistics.received += 1
+        self._statistics.received += 1
+        failures: list[Attempt] = []
+        scope: ProcessScope | None = None
+        number = delivery.attempt
         try:
-            scope = self._messages.process(delivery.topic, message, attempt=delivery.attempt)
-            failure = await self._attempt(delivery.topic, message, scope)
-            if failure is not None:
-                await self._recover(delivery, scope, failure)
+            while True:
+                scope = self._messages.process(topic, message, attempt=number, previous=scope)
+                began = self._busy_since = monotonic()
+                with scope:
+                    try:
+                        status = await self._handler(topic, message)
+                        if status is ACKNOWLEDGED:
+                            self._statistics.processed += 1
+                            failure = None
+                        else:
+                            failure = await self._conclude(status, scope)
+                    except asyncio.CancelledError as error:
+                        failure = self._judge_cancellation(error, scope)
+                    except (Exception, SystemExit) as error:
+                        failure = _failure_of(error)
+                        scope.fail(error)
+                    finally:
+                        self._busy_since = 0.0
+                        self._ended = monotonic()
+                        self._statistics.took(self._ended - began)
+                if failure is None or await self._recover(delivery, scope, failure, number, failures):
+                    break
+                number += 1
             await delivery.settle()
         except asyncio.CancelledError:
-            statistics.received -= 1  # it goes back to the queue
+            self._statistics.received -= 1  # it goes back to the queue
             raise
-
-    async def _attempt(self, topic: str, message: BaseMessage, scope: ProcessScope) -> Failure | None:
-        """Call the handler once; None when the message has ended well, and is counted."""
-        began = self._busy_since = time.monotonic()
-        with scope:
-            try:
-                status = await self._handler(topic, message)
-                if status is ProcessingStatus.ACKNOWLEDGED:
-                    self._statistics.processed += 1
-                    return None
-                failure = await self._conclude(status, scope)
-            except asyncio.CancelledError as error:
-                failure = self._judge_cancellation(error, scope)
-            except (Exception, SystemExit) as error:
-                failure = _failure_of(error)
-                scope.fail(error)
-            finally:
-                self._busy_since = 0.0
-                self._statistics.took(time.monotonic() - began)
-        return failure
 
     async def _conclude(self, status: ProcessingStatus, scope: ProcessScope) -> Failure | None:
         """What the less common answers mean."""
@@ -178,29 +182,30 @@ class Lane:
         scope.fail(error, "CancelledError")
         return _failure_of(error)
 
-    async def _recover(self, delivery: Delivery, scope: ProcessScope, failure: Failure) -> None:
-        """Try again, with growing waits, until the message ends well or is dead-lettered."""
-        attempts: list[Attempt] = []
-        number = delivery.attempt
-        current: Failure | None = failure
-        while current is not None:
-            self._statistics.failed_attempts += 1
-            attempts.append(
-                Attempt(
-                    number=number,
-                    time_ns=time.time_ns(),
-                    error_type=current.error_type,
-                    error=current.error,
-                    traceback=current.traceback,
-                )
+    async def _recover(
+        self,
+        delivery: Delivery,
+        scope: ProcessScope,
+        failure: Failure,
+        number: int,
+        failures: list[Attempt],
+    ) -> bool:
+        """After failed attempt `number`: wait for the next (False), or dead-letter the message (True)."""
+        self._statistics.failed_attempts += 1
+        failures.append(
+            Attempt(
+                number=number,
+                time_ns=time.time_ns(),
+                error_type=failure.error_type,
+                error=failure.error,
+                traceback=failure.traceback,
             )
-            if current.is_final or number >= self._delivery.max_attempts:
-                await self._dead_letter(delivery, scope, attempts)
-                return
-            await self._clock.sleep(max(current.delay, backoff_s(self._delivery, number)))
-            number += 1
-            scope = self._messages.process(delivery.topic, delivery.message, attempt=number, previous=scope)
-            current = await self._attempt(delivery.topic, delivery.message, scope)
+        )
+        if failure.is_final or number >= self._delivery.max_attempts:
+            await self._dead_letter(delivery, scope, failures)
+            return True
+        await self._clock.sleep(max(failure.delay, backoff_s(self._delivery, number)))
+        return False
 
     async def _dead_letter(self, delivery: Delivery, scope: ProcessScope, attempts: list[Attempt]) -> None:
         reason = f"{attempts[-1].error_type}: {attempts[-1].error}"

@@ -1,5 +1,6 @@
 """What the host counts of each plugin, and the snapshots that views and summaries are made from."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,7 +15,6 @@ class Statistics:
     """Counters of one plugin. A delivery ends as one of the three outcomes, or is still in hand."""
 
     __slots__ = (
-        "_cursor",
         "_recent",
         "dead_lettered",
         "failed_attempts",
@@ -31,17 +31,15 @@ class Statistics:
         self.dead_lettered = 0
         self.failed_attempts = 0
         self.published = 0
-        self._recent = [-1.0] * _RECENT
-        self._cursor = 0
+        self._recent: deque[float] = deque(maxlen=_RECENT)
 
     def took(self, seconds: float) -> None:
         """Remember how long handling one message took."""
-        self._recent[self._cursor] = seconds
-        self._cursor = (self._cursor + 1) % _RECENT
+        self._recent.append(seconds)
 
     def percentile_ms(self, share: float) -> float | None:
         """The handling time, in ms, that `share` of the recent messages did not exceed; None before any."""
-        known = sorted(seconds for seconds in self._recent if seconds >= 0)
+        known = sorted(self._recent)
         if not known:
             return None
         return known[min(len(known) - 1, int(share * len(known)))] * 1_000

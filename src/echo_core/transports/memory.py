@@ -17,6 +17,8 @@ from echo_core.topics import TopicPattern, TopicTrie, check_topic
 from echo_core.transports.base import Capabilities, Delivery, Subscription, SubscriptionStatistics, Transport
 
 HARD_LIMIT_FACTOR: Final = 10
+_REMEMBERED: Final = 10_000
+"""Topics whose subscribers are known by heart; a flood of one-off topics must not grow memory."""
 
 
 class MemoryDelivery(Delivery):
@@ -165,7 +167,7 @@ class MemoryTransport(Transport):
     def __init__(self) -> None:
         self._routes: TopicTrie[MemorySubscription] = TopicTrie()
         self._subscriptions: dict[MemorySubscription, None] = {}
-        self._topics: set[str] = set()
+        self._subscribers: dict[str, tuple[MemorySubscription, ...]] = {}
         self._open = False
         self._unsettled = 0
         self._all_settled: asyncio.Future[None] | None = None
@@ -176,20 +178,17 @@ class MemoryTransport(Transport):
 
     async def close(self) -> None:
         self._open = False
+        self._subscribers.clear()
         for subscription in list(self._subscriptions):
             await subscription.close()
 
     async def publish(self, topic: str, message: BaseMessage) -> None:
-        if not self._open:
-            raise TransportClosed(
-                "the memory transport is closed", where=f"topic {topic!r}", fix="open it, or publish earlier"
-            )
-        if topic not in self._topics:
-            self._learn(topic)
-        subscriptions = self._routes.match(topic)
+        subscriptions = self._subscribers.get(topic)
+        if subscriptions is None:
+            subscriptions = self._find_subscribers(topic)
         crowded = False
         for subscription in subscriptions:
-            if len(subscription._queue) >= subscription.queue_limit - 1:
+            if len(subscription._queue) + 1 >= subscription.queue_limit:
                 crowded = True
                 if subscription.is_overflowing:
                     raise _overflow(subscription, topic)
@@ -199,12 +198,17 @@ class MemoryTransport(Transport):
         if crowded:
             await self._slow_down(message.source, subscriptions)
 
-    def _learn(self, topic: str) -> None:
-        """Check a topic the first time it is used; remember a bounded number of good ones."""
+    def _find_subscribers(self, topic: str) -> tuple[MemorySubscription, ...]:
+        """Who gets the topic. Asked once a topic, until a subscription comes or goes, or the end."""
+        if not self._open:
+            raise TransportClosed(
+                "the memory transport is closed", where=f"topic {topic!r}", fix="open it, or publish earlier"
+            )
         check_topic(topic)
-        if len(self._topics) >= 10_000:
-            self._topics.clear()
-        self._topics.add(topic)
+        if len(self._subscribers) >= _REMEMBERED:
+            self._subscribers.clear()
+        found = self._subscribers[topic] = self._routes.match(topic)
+        return found
 
     async def _slow_down(self, publisher: str, subscriptions: Sequence[MemorySubscription]) -> None:
         """Wait until each full subscription has room, unless it is (in)directly waiting for `publisher`."""
@@ -240,10 +244,12 @@ class MemoryTransport(Transport):
         self._subscriptions[subscription] = None
         for pattern in compiled:
             self._routes.add(pattern, subscription)
+        self._subscribers.clear()
         return subscription
 
     def _forget(self, subscription: MemorySubscription) -> None:
         self._subscriptions.pop(subscription, None)
+        self._subscribers.clear()
         for pattern in subscription.patterns:
             self._routes.remove(pattern, subscription)
 
