@@ -109,6 +109,7 @@ class World:
             environ={},
         )
         self.host.events(self.events.append)
+        WORLDS.append(self)
 
     def add(self, plugin: Plugin, of: Manifest) -> None:
         self.host.add(of, lambda: plugin)
@@ -121,3 +122,7 @@ class World:
             ended = numbers.processed + numbers.filtered + numbers.dead_lettered
             assert numbers.received == ended + numbers.in_hand
         return {numbers.name: numbers for numbers in final.plugins}
+
+
+WORLDS: list[World] = []
+"""Those of the current test; its fixture closes them."""
