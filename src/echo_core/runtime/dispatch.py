@@ -12,6 +12,7 @@ from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.lane import BATCH, Lane, Receive, dead_letter
 from echo_core.runtime.lanes import Sorter
 from echo_core.runtime.slot import PluginSlot
+from echo_core.runtime.turn import Turn
 from echo_core.transports.base import Delivery, Subscription, Transport
 
 GRACE_S: Final = 1.0
@@ -27,6 +28,7 @@ class Dispatcher:
         self._transport = transport
         self._dead_letters = dead_letters
         self._clock = clock
+        self._turn = Turn()
         self._lanes: dict[PluginSlot, list[Lane]] = {}
         self._workers: dict[PluginSlot, list[asyncio.Task[None]]] = {}
 
@@ -53,7 +55,7 @@ class Dispatcher:
         # Lanes that share one queue take one message at a time, so that none sits on what another could do.
         batch = BATCH if delivery.lanes == 1 or delivery.ordering_key else 1
         lanes = [
-            Lane(slot, context, receive, self._dead_letters, self._clock, batch=batch)
+            Lane(slot, context, receive, self._dead_letters, self._clock, self._turn, batch=batch)
             for receive in receivers
         ]
         for number, lane in enumerate(lanes):

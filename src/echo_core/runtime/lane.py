@@ -25,15 +25,13 @@ from echo_core.runtime.dead_letters import Attempt, DeadLetter, DeadLetterError,
 from echo_core.runtime.retry import backoff_s
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.statistics import Statistics
+from echo_core.runtime.turn import Turn
 from echo_core.transports.base import Delivery
 
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Deliveries taken from the queue at a time."""
-_TURN_S: Final = 0.002
-"""How long a lane works before the event loop gets its turn."""
-
 ACKNOWLEDGED: Final = ProcessingStatus.ACKNOWLEDGED
 Receive: TypeAlias = Callable[[int], Awaitable[Sequence[Delivery]]]
 Handler: TypeAlias = Callable[[str, BaseMessage], Awaitable[ProcessingStatus]]
@@ -62,6 +60,7 @@ class Lane:
         receive: Receive,
         dead_letters: DeadLetterStore,
         clock: Clock,
+        turn: Turn,
         *,
         batch: int = BATCH,
     ) -> None:
@@ -72,6 +71,7 @@ class Lane:
         self._batch = batch
         self._dead_letters = dead_letters
         self._clock = clock
+        self._turn = turn
         self._statistics = slot.statistics
         self._messages = slot.telemetry.messages
         self._delivery = slot.manifest.delivery
@@ -87,7 +87,7 @@ class Lane:
     async def run(self) -> None:
         """Handle what comes until the subscription is closed and empty; hands back what it cannot end."""
         self._task = asyncio.current_task()
-        taken = self._taken
+        taken, turn = self._taken, self._turn
         turn_began = monotonic()
         try:
             while True:
@@ -97,8 +97,8 @@ class Lane:
                     if self._abandoned:
                         return
                     taken.popleft()
-                    if self._ended - turn_began > _TURN_S:
-                        await asyncio.sleep(0)
+                    if self._ended - turn_began > turn.share_s:
+                        await turn.give()
                         turn_began = monotonic()
         except TransportClosed:
             return
