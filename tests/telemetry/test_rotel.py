@@ -1,0 +1,128 @@
+"""The main checks again, with a real collector in between: rotel takes OTLP in and passes OTLP on."""
+
+import importlib.util
+import os
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from common_telemetry import TelemetryConfig, TelemetryContext
+from common_telemetry.config import Engine
+from common_telemetry.testing import OtlpReceiver
+from telemetry.pipeline import EXPECTED_TREE, Message, run_pipeline
+
+_INSTALLED = importlib.util.find_spec("rotel")
+
+pytestmark = pytest.mark.skipif(
+    _INSTALLED is None and not os.environ.get("CI"),
+    reason="rotel is not installed; it is in requirements/dev.txt where it has a build",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def collector(receiver: OtlpReceiver, folder: Path) -> Iterator[dict[str, str]]:
+    """A collector that passes on to the receiver; its endpoints by OTLP protocol."""
+    assert _INSTALLED is not None, "CI must run this test"
+    assert _INSTALLED.origin is not None
+    program = Path(_INSTALLED.origin).parent / "rotel-agent"
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)  # a wheel does not say that it is a program
+    ports = {"grpc": free_port(), "http/protobuf": free_port()}
+    command = [
+        str(program),
+        "start",
+        f"--otlp-grpc-endpoint=127.0.0.1:{ports['grpc']}",
+        f"--otlp-http-endpoint=127.0.0.1:{ports['http/protobuf']}",
+        "--exporter=otlp",
+        f"--otlp-exporter-endpoint={receiver.http_endpoint}",
+        "--otlp-exporter-protocol=http",
+        f"--pid-file={folder / 'rotel.pid'}",
+        f"--log-file={folder / 'rotel.log'}",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for port in ports.values():
+            wait_until_listening(port, process)
+        yield {protocol: f"http://127.0.0.1:{port}" for protocol, port in ports.items()}
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_until_listening(port: int, process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        assert process.poll() is None, "rotel did not start"
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.02)
+    raise AssertionError("rotel does not listen")
+
+
+def start(engine: Engine, protocol: str, endpoint: str, **environ: str) -> TelemetryContext:
+    return TelemetryContext.from_config(
+        TelemetryConfig(engine=engine),
+        environ={"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environ},
+    )
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_what_a_collector_passes_on_is_what_was_sent(engine: Engine, protocol: str, tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver, collector(receiver, tmp_path) as endpoints:
+        telemetry = start(
+            engine,
+            protocol,
+            endpoints[protocol],
+            OTEL_SERVICE_NAME="shop",
+            OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
+        )
+        run_pipeline(telemetry)
+        plugin = telemetry.for_plugin("sink", "1.0.0", "running")
+        for number in range(1_000):
+            with plugin.messages.process("orders.raw", Message(f"n{number}")):
+                pass
+        plugin.record_counter("x", 2, {"k": "a"})
+        plugin.record_gauge("y", 7)
+        plugin.record_histogram("z", 3)
+        assert telemetry.shutdown(20)
+        spans = receiver.wait_for_spans(len(EXPECTED_TREE) + 1_000, 20)
+        points = receiver.wait_for(
+            lambda: {
+                point.name: point
+                for point in receiver.metrics()
+                if point.attributes.get("plugin.name") == "sink"
+            },
+            20,
+        )
+
+    by_name = {span.name: span for span in spans if span.attributes["message.id"].startswith("m")}
+    for name, (kind, parent, owner, message_id) in EXPECTED_TREE.items():
+        span = by_name[name]
+        assert span.kind == kind
+        assert span.parent_span_id == (by_name[parent].span_id if parent else "")
+        assert (span.attributes["plugin.name"], span.attributes["message.id"]) == (owner, message_id)
+        assert span.resource["service.name"] == "shop"
+        assert span.resource["deployment.environment"] == "test"
+        if kind == "consumer":
+            assert [link.span_id for link in span.links] == [span.parent_span_id]
+    handled = points["plugin.message.processing_time_ms"]
+    assert handled.count == 1_000
+    assert "message.id" not in handled.attributes
+    ids = {(span.trace_id, span.span_id): span.attributes["message.id"] for span in spans}
+    assert handled.exemplars
+    for exemplar in handled.exemplars:
+        assert exemplar.attributes["message.id"] == ids[exemplar.trace_id, exemplar.span_id]
+    assert (points["x"].kind, points["x"].value, points["x"].attributes["k"]) == ("sum", 2, "a")
+    assert (points["y"].kind, points["y"].value) == ("gauge", 7)
+    assert (points["z"].kind, points["z"].count, points["z"].sum) == ("histogram", 1, 3)
