@@ -90,10 +90,11 @@ class HttpSender(Sender):
             connection = self._connected(end)
             connection.request("POST", self._target, prepared, self._headers)
             response = connection.getresponse()
-            body = response.read(_MAX_ANSWER_BYTES)
-            if response.will_close or response.read(1):  # told to, or an answer without end
-                self.close()
-            return _judge(response, body)
+            with response:
+                body = response.read(_MAX_ANSWER_BYTES)
+                if response.will_close or response.read(1):  # told to, or an answer without end
+                    self.close()
+                return _judge(response, body)
         except ssl.SSLCertVerificationError as error:
             self.close()
             return Answer("refused", describe(error))
@@ -155,17 +156,22 @@ class _Timed:
 class _TimedReads(io.RawIOBase):
     def __init__(self, sock: socket.socket, end: float) -> None:
         self._sock = sock
+        self._stream = sock.makefile("rb", buffering=0)  # keeps the socket open until the answer is read
         self._end = end
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
         left = self._end - monotonic()
         if left <= 0:
             raise TimeoutError("the answer did not end in time")
         self._sock.settimeout(left)
-        return self._sock.recv_into(buffer)
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _judge(response: http.client.HTTPResponse, body: bytes) -> Answer:

@@ -88,14 +88,15 @@ class _Variables:
 
 def _endpoint(of_signal: _Variables, protocol: Protocol) -> str:
     endpoint = of_signal["ENDPOINT"] or _DEFAULT_ENDPOINT[protocol]
-    if protocol == "http/protobuf" and not of_signal.own("ENDPOINT"):
-        endpoint = f"{endpoint.removesuffix('/')}/v1/{of_signal.signal}"
     if protocol == "grpc" and "://" not in endpoint:
         return endpoint  # a target in gRPC's own notation
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"endpoint {endpoint!r} is no URL of a host; give one like http://localhost:4318")
-    return endpoint
+        example = _DEFAULT_ENDPOINT[protocol]
+        raise ValueError(f"endpoint {endpoint!r} is no URL of a host; give one like {example}")
+    if protocol == "grpc" or of_signal.own("ENDPOINT"):
+        return endpoint
+    return f"{endpoint.removesuffix('/')}/v1/{of_signal.signal}"
 
 
 def _is_secure(endpoint: str, insecure: str) -> bool:
