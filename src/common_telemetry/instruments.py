@@ -24,6 +24,8 @@ class Instruments:
 
     def record(self, kind: Kind, name: str, value: Any, attributes: Attributes | None) -> None:
         """Record `value` on the instrument `name`, with the standard attributes added."""
+        if not self._engine.recording:
+            return
         what = f"plugin {self._plugin.name!r}: {kind} {name!r} cannot be recorded"
         with self._faults.guard("measurement", what):
             recorder = self._recorder(kind, name)

@@ -277,10 +277,10 @@ _while_exporting: Final = _WhileExporting()
 def listen_to_exporters() -> None:
     """Have failures that exporters log counted instead of printed. For those imported so far; repeatable."""
     for name, logger in list(logging.root.manager.loggerDict.items()):
-        if name.startswith(("opentelemetry.exporter", "opentelemetry.sdk")) and isinstance(
-            logger, logging.Logger
-        ):
-            logger.addFilter(_while_exporting)
+        ours = name.startswith(("opentelemetry.exporter", "opentelemetry.sdk"))
+        if ours and isinstance(logger, logging.Logger) and _while_exporting not in logger.filters:
+            # First, because the SDK's own filter swallows a text it saw lately, and the reason with it.
+            logger.filters.insert(0, _while_exporting)
 
 
 @contextmanager

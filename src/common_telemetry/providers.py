@@ -9,12 +9,13 @@ from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
 from opentelemetry import _logs, metrics, trace
-from opentelemetry.sdk._logs import LoggerProvider, SynchronousMultiLogRecordProcessor
+from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
-from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Sampler
 
 from common_telemetry.attributes import UNBOUNDED, PluginIdentity
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
@@ -100,22 +101,16 @@ class OwnProviders:
     ) -> None:
         self.exporters = exporters
         self._config = config
-        self._pulled = False
         self._of_plugin: dict[str, PluginProviders] = {}
         self._resource = _resource(config.service_name)
         self._views = (
             _without_message_id(views) if config.message_id_on_metrics != "attribute" else list(views)
         )
-        self._spans = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]
-        self._records = SynchronousMultiLogRecordProcessor()  # type: ignore[no-untyped-call]
-        for processor in [tap, *(pipeline.processor for pipeline in exporters.traces)]:
-            self._spans.add_span_processor(processor)
-        for pipeline in exporters.logs:
-            self._records.add_log_record_processor(pipeline.processor)
+        self._tap = tap
+        self._sampler: Sampler | None = None
         self.adopted_tracer = tracer
         self.adopted_meter = meter
         self.adopted_logger = logger
-        # Made first: it reads the environment, and each plugin's later provider must decide as it does.
         self._own_tracer = None if tracer else self._make_tracer(self._resource)
         self._own_meter = None if meter else self._make_meter(self._resource)
         self._own_logger = None if logger else self._make_logger(self._resource)
@@ -156,7 +151,8 @@ class OwnProviders:
                 )
             )
             tracer = self._make_tracer(resource) if self._own_tracer else tracer
-            meter = self._make_meter(resource) if self._own_meter else meter
+            if self._own_meter and not self.exporters.readers:  # a pull reader serves one provider only
+                meter = self._make_meter(resource)
             logger = self._make_logger(resource) if self._own_logger else logger
         return PluginProviders(tracer, meter, LogEmitter(logger if self.sends_logs else None))
 
@@ -173,24 +169,22 @@ class OwnProviders:
             _ours.add(self._own_logger)
 
     def _make_tracer(self, resource: Resource) -> TracerProvider:
-        first = getattr(self, "_own_tracer", None)
-        return TracerProvider(
-            sampler=first.sampler if first else None,
-            resource=resource,
-            active_span_processor=self._spans,
-            shutdown_on_exit=False,
-        )
+        made = TracerProvider(self._sampler, resource, shutdown_on_exit=False)
+        self._sampler = made.sampler  # the first is made by the environment; all others decide as it does
+        for processor in [self._tap, *(pipeline.processor for pipeline in self.exporters.traces)]:
+            made.add_span_processor(processor)
+        return made
 
     def _make_meter(self, resource: Resource) -> MeterProvider:
         readers = [pipeline.another_reader() for pipeline in self.exporters.metrics]
-        pulled = [] if self._pulled else self.exporters.readers  # a reader serves one provider only
-        self._pulled = True
-        return MeterProvider(
-            [*readers, *pulled], resource=resource, views=self._views, shutdown_on_exit=False
-        )
+        readers += self.exporters.readers
+        return MeterProvider(readers, resource=resource, views=self._views, shutdown_on_exit=False)
 
     def _make_logger(self, resource: Resource) -> LoggerProvider:
-        return LoggerProvider(resource, shutdown_on_exit=False, multi_log_record_processor=self._records)
+        made = LoggerProvider(resource, shutdown_on_exit=False)
+        for pipeline in self.exporters.logs:
+            made.add_log_record_processor(pipeline.processor)
+        return made
 
 
 def global_tracer() -> trace.TracerProvider | None:

@@ -19,7 +19,7 @@ class Tap(SpanProcessor):
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._lock = Lock()
-        self._callbacks: tuple[Callback, ...] = ()
+        self.callbacks: tuple[Callback, ...] = ()
 
     def add(self, callback: Callback) -> Callable[[], None]:
         """Call `callback` from now on; the returned function ends that, and is safe to repeat."""
@@ -30,28 +30,29 @@ class Tap(SpanProcessor):
             callback(record)
 
         with self._lock:
-            self._callbacks = (*self._callbacks, entry)
+            self.callbacks = (*self.callbacks, entry)
 
         def remove() -> None:
             with self._lock:
-                self._callbacks = tuple(one for one in self._callbacks if one is not entry)
+                self.callbacks = tuple(one for one in self.callbacks if one is not entry)
 
         return remove
 
     def close(self) -> None:
         """Forget all callbacks."""
         with self._lock:
-            self._callbacks = ()
+            self.callbacks = ()
 
     def on_end(self, span: ReadableSpan) -> None:
         """Part of SpanProcessor."""
-        callbacks = self._callbacks
         context = span.get_span_context()
-        if not callbacks or context is None or not context.trace_flags.sampled:
-            return
-        record = _record(span, context)
-        for callback in callbacks:
-            with self._faults.guard("tap", f"a tap failed on span {span.name!r}"):
+        if self.callbacks and context is not None and context.trace_flags.sampled:
+            self.show(_record(span, context))
+
+    def show(self, record: SpanRecord) -> None:
+        """Call every callback with `record`. What they raise ends here."""
+        for callback in self.callbacks:
+            with self._faults.guard("tap", f"a tap failed on span {record.name!r}"):
                 callback(record)
 
 

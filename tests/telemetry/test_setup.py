@@ -247,8 +247,8 @@ def test_installed_globals_bring_the_spans_of_libraries_under_those_of_plugins(
     assert (query.parent_span_id, query.scope) == (step.span_id, "a.library")
 
 
-def test_a_process_that_just_ends_loses_nothing(receiver: OtlpReceiver) -> None:
-    ended = run_alone(ONE_SPAN, **receiver.environ())
+def test_a_process_that_just_ends_loses_nothing(protocol: str, receiver: OtlpReceiver) -> None:
+    ended = run_alone(ONE_SPAN, **receiver.environ(protocol))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert [span.name for span in receiver.spans()] == ["step"]
 

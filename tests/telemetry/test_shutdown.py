@@ -6,9 +6,12 @@ import threading
 from time import monotonic
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from common_telemetry import TelemetryConfig, TelemetryContext
 from common_telemetry.config import Engine
+from common_telemetry.pipelines import TracePipeline
 from common_telemetry.testing import OtlpReceiver
 from telemetry.conftest import Start
 from telemetry.test_setup import run_alone
@@ -55,6 +58,17 @@ def test_a_refusal_is_counted_and_told_once(
     assert (record.name, record.levelno) == ("common_telemetry", logging.WARNING)
 
 
+def test_the_reason_is_known_though_the_sdk_has_said_it_before(
+    start: Start, protocol: str, receiver: OtlpReceiver
+) -> None:
+    receiver.answer(400)
+    for _ in range(2):
+        telemetry = start(protocol)
+        report(telemetry, 1)
+        assert not telemetry.flush()
+        assert telemetry.health().traces.last_error
+
+
 def test_a_backend_that_comes_back_is_used_again(
     start: Start, receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,7 +97,7 @@ def test_a_dead_backend_does_not_hold_the_end_beyond_the_deadline(
 
     begin = monotonic()
     assert not telemetry.shutdown(1.0)
-    assert monotonic() - begin < 1.5
+    assert monotonic() - begin < 2  # an exporter left to itself goes on for 10 s
     health = telemetry.health()
     assert health.traces.failed + health.traces.dropped == 1_500
     assert health.metrics.failed + health.metrics.dropped >= 1
@@ -97,8 +111,8 @@ def test_all_signals_share_one_deadline(start: Start, receiver: OtlpReceiver) ->
     report(telemetry, 1)
     receiver.hang()
     begin = monotonic()
-    assert not telemetry.flush(0.3)
-    assert 0.25 < monotonic() - begin < 0.6
+    assert not telemetry.flush(0.5)
+    assert 0.4 < monotonic() - begin < 1.2
     assert receiver.requests == 3  # none waited for another
 
 
@@ -153,3 +167,16 @@ def test_what_other_exporters_log_is_not_swallowed(
     logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").error("somebody else's")
     assert [record.getMessage() for record in caplog.records] == ["somebody else's"]
     telemetry.shutdown()
+
+
+def test_an_exporter_given_up_is_not_called_again() -> None:
+    exporter = InMemorySpanExporter()
+    pipeline = TracePipeline(exporter, "memory")
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(pipeline.processor)
+    provider.get_tracer("a").start_span("step").end()
+    pipeline.abandon()
+    exporter._stopped = False  # as one that pays no heed to shutdown
+    pipeline.close()
+    assert exporter.get_finished_spans() == ()
+    assert pipeline.tally.health().failed == 1

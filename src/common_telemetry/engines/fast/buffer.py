@@ -1,0 +1,102 @@
+"""Finished spans and log records on their way to the exporter: bounded, and what does not fit is counted."""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+from common_telemetry.engines.fast.wire import Origin, request
+
+_T = TypeVar("_T")
+
+
+class Buffer(Generic[_T]):
+    """Takes items from any thread, without a lock. One thread at a time may `drain` it.
+
+    At most `limit` items wait, or a few more where several threads add in the same moment. What comes while
+    it is full, or closed, is dropped and counted. `wake` is called when `batch` items have come together. A
+    forked child begins with an empty buffer: what its parent had is for the parent to send.
+    """
+
+    def __init__(self, limit: int, write: Callable[[_T], tuple[Origin, bytes]], *, batch: int = 512) -> None:
+        self.wake: Callable[[], None] = _nobody
+        self._limit = limit
+        self._batch = batch
+        self._write = write
+        self._items: deque[_T] = deque()
+        self._closed = False
+        self._counting = Lock()
+        self._dropped = 0
+        _buffers.add(self)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def dropped(self) -> int:
+        """How many never came out: there was no room, or nothing could be made of them."""
+        return self._dropped
+
+    def add(self, item: _T) -> None:
+        """Take one item. Never blocks, never raises."""
+        items = self._items
+        if self._closed or len(items) >= self._limit:
+            self._drop(1)
+            return
+        items.append(item)
+        if len(items) == self._batch:
+            self.wake()
+
+    def drain(self, most: int) -> tuple[bytes, int] | None:
+        """The oldest items, `most` at most, as one export request, and how many; None if there are none."""
+        items, by_origin, count = self._items, dict[Origin, list[bytes]](), 0
+        while count < most:
+            try:
+                item = items.popleft()
+            except IndexError:
+                break
+            try:
+                origin, written = self._write(item)
+            except Exception:  # noqa: BLE001 - one that cannot be written must not take the others with it
+                self._drop(1)
+                continue
+            by_origin.setdefault(origin, []).append(written)
+            count += 1
+        return (request(by_origin.items()), count) if count else None
+
+    def close(self) -> None:
+        """Take nothing more. What waits can still be drained."""
+        self._closed = True
+
+    def discard(self) -> None:
+        """Drop what waits."""
+        waiting = len(self._items)
+        self._items.clear()
+        self._drop(waiting)
+
+    def _drop(self, count: int) -> None:
+        with self._counting:
+            self._dropped += count
+
+    def _begin_again(self) -> None:
+        self._items = deque()
+        self._counting = Lock()  # the one of before may be held by a thread that is not in this process
+        self._dropped = 0
+
+
+def _nobody() -> None:
+    """Nobody waits for a batch."""
+
+
+_buffers: WeakSet[Buffer[Any]] = WeakSet()
+
+
+def _in_a_child() -> None:
+    for buffer in list(_buffers):
+        buffer._begin_again()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_child)
