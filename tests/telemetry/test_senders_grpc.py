@@ -170,7 +170,12 @@ def test_retry_info_says_when_to_come_again(
 
 def test_a_backend_that_hangs_is_left_at_the_deadline(backend: Backend, sender: MakeSender) -> None:
     released = threading.Event()
-    backend.answer = lambda context: b"" if released.wait() else b""
+
+    def hang(context: Any) -> bytes:
+        released.wait()
+        return b""
+
+    backend.answer = hang
     begin = monotonic()
     assert sender().attempt(b"", begin + 0.2).outcome == "retry"
     assert 0.15 < monotonic() - begin < 1

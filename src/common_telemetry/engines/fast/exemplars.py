@@ -1,4 +1,4 @@
-"""Measurements kept beside the aggregate, each with the span it was made in and what its series does not carry."""
+"""Measurements kept beside the aggregate, each with its span and the attributes its series does not have."""
 
 import math
 from collections.abc import Mapping
@@ -50,6 +50,10 @@ class Reservoir:
 
     __slots__ = ("_kept", "_next", "_seen", "_size", "_weight")
 
+    _kept: list[Exemplar]
+    _next: int
+    _seen: int
+
     def __init__(self, size: int) -> None:
         self._size = size
         self._clear()
@@ -72,7 +76,7 @@ class Reservoir:
         return kept
 
     def _clear(self) -> None:
-        self._kept: list[Exemplar] = []
+        self._kept = []
         self._seen = 0
         self._next = 0
         self._weight = 1.0

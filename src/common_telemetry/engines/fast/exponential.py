@@ -1,10 +1,10 @@
 """Buckets of a base-2 exponential histogram (OpenTelemetry specification, metrics data model).
 
-The index of a bucket, how the scale goes down when values spread, and how many empty buckets stand at the end:
-all as in the SDK, so that both engines make the same data points. A test holds them side by side.
+The index of a bucket, how the scale goes down when values spread, and how many empty buckets stand at the
+end: all as in the SDK, so that both engines make the same data points. A test holds them side by side.
 """
 
-from math import floor, frexp, ldexp, log, log2, ceil
+from math import ceil, floor, frexp, ldexp, log, log2
 from sys import float_info
 from typing import Final, Self
 

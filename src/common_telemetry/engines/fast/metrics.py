@@ -71,45 +71,36 @@ class MetricOptions:
 class Metrics:
     """Makes instruments and collects them."""
 
-    def __init__(self, options: MetricOptions = MetricOptions()) -> None:  # noqa: B008 - immutable
+    def __init__(self, options: MetricOptions = MetricOptions()) -> None:
         self.options = options
         self.lock = RLock()
         self._collecting = Lock()
-        self._instruments: list[Instrument] = []
+        self._scopes: list[Scope] = []
         forks.follow(self)
 
-    def instrument(
-        self,
-        origin: Origin,
-        name: str,
-        kind: InstrumentKind,
-        unit: str = "",
-        description: str = "",
-        bounds: Sequence[float] | None = None,
-        observe: "Callable[[Instrument], None] | None" = None,
-    ) -> "Instrument":
-        """One more instrument; whether there is one of that name already is the caller's to know.
-
-        `observe` is called before each export, to record on the instrument what it observes.
-        Raises ValueError for a name or a unit OpenTelemetry does not allow.
-        """
-        made = Instrument(self, origin, name, kind, unit, description, bounds, observe)
+    def scope(self, origin: Callable[[], Origin]) -> "Scope":
+        """Where one more library or plugin has its instruments. `origin` is asked again in a forked child."""
+        made = Scope(self, origin)
         with self.lock:
-            self._instruments.append(made)
+            self._scopes.append(made)
         return made
 
     def collect(self) -> tuple[bytes, int] | None:
         """An ExportMetricsServiceRequest and how many data points it has; None if there are none."""
         with self._collecting:
             now_ns = time_ns()
-            by_origin: dict[Origin, list[bytes]] = {}
+            content: list[tuple[Origin, list[bytes]]] = []
             count = 0
-            for instrument in list(self._instruments):
-                points = instrument.collect(now_ns)
-                if points:
-                    by_origin.setdefault(instrument.origin, []).append(instrument.metric(points))
-                    count += len(points)
-        return (request(by_origin.items()), count) if count else None
+            for scope in list(self._scopes):
+                metrics = []
+                for instrument in list(scope.instruments):
+                    points = instrument.collect(now_ns)
+                    if points:
+                        metrics.append(instrument.metric(points))
+                        count += len(points)
+                if metrics:
+                    content.append((scope.origin, metrics))
+        return (request(content), count) if content else None
 
     def before_fork(self) -> None:
         """Part of ForkAware."""
@@ -122,9 +113,51 @@ class Metrics:
     def after_fork_in_child(self) -> None:
         """Part of ForkAware: begin at zero, for the parent goes on exporting what was recorded so far."""
         self._collecting = Lock()
-        for instrument in self._instruments:
-            instrument.forget()
+        for scope in self._scopes:
+            scope.forget()
         self.lock.release()
+
+
+class Scope:
+    """The instruments of one library or plugin."""
+
+    def __init__(self, metrics: Metrics, origin: Callable[[], Origin]) -> None:
+        self.metrics = metrics
+        self.instruments: list[Instrument] = []
+        self._make_origin = origin
+        self._origin: Origin | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Resource and scope in bytes."""
+        if self._origin is None:
+            self._origin = self._make_origin()
+        return self._origin
+
+    def instrument(
+        self,
+        name: str,
+        kind: InstrumentKind,
+        unit: str = "",
+        description: str = "",
+        bounds: Sequence[float] | None = None,
+        observe: "Callable[[Instrument], None] | None" = None,
+    ) -> "Instrument":
+        """One more instrument; whether there is one of that name already is the caller's to know.
+
+        `observe` is called before each export, to record on the instrument what it observes.
+        Raises ValueError for a name, a unit or bounds OpenTelemetry does not allow.
+        """
+        made = Instrument(self.metrics, name, kind, unit, description, bounds, observe)
+        with self.metrics.lock:
+            self.instruments.append(made)
+        return made
+
+    def forget(self) -> None:
+        """Begin at zero."""
+        self._origin = None
+        for instrument in self.instruments:
+            instrument.forget()
 
 
 class Instrument:
@@ -137,7 +170,6 @@ class Instrument:
     def __init__(
         self,
         metrics: Metrics,
-        origin: Origin,
         name: str,
         kind: InstrumentKind,
         unit: str,
@@ -154,7 +186,6 @@ class Instrument:
             raise ValueError(f"instrument {name!r}: {unit!r} is no unit; give up to 63 ASCII characters")
         options = metrics.options
         self.lock = metrics.lock
-        self.origin = origin
         self.kind = kind
         self._observe = observe
         self._header = encode.header(name.lower(), description, unit)
@@ -182,7 +213,7 @@ class Instrument:
     ) -> None:
         """Take in one measurement. `value` must be finite."""
         attributes = attributes or {}
-        left_out = {key: attributes[key] for key in UNBOUNDED if key in attributes}
+        left_out = {key: clean(attributes[key], None) for key in UNBOUNDED if key in attributes}
         if left_out:
             attributes = {key: part for key, part in attributes.items() if key not in UNBOUNDED}
         # 1, 1.0 and True are equal, but different attributes.

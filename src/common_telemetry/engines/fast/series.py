@@ -1,9 +1,9 @@
 """One series of one instrument: measurements with the same attributes, aggregated as they come.
 
-Recording is a few additions under one lock, which all series of a process share: a message is measured by three
-histograms and must not take three. The lock is held for less than a microsecond, never while anything is
-written or sent. It is there because `self.total += value` reads and writes in steps, between which another
-thread may run. It is reentrant: a signal handler or a finaliser that measures something may run in between too.
+Recording is a few additions under one lock, which all series of a process share, so that the three histograms
+a message is measured by need it only once. It is held for less than a microsecond, never while anything is
+written or sent. It is there because `self._value += value` reads and writes in steps, between which another
+thread may run; and it is reentrant, because a signal handler or a finaliser that measures may run there too.
 
 A collection takes what came since the last one and adds it to the sum of all before, in the order the SDK
 does, so that sums of floating point numbers come out equal to the last bit.
@@ -30,7 +30,7 @@ class Keeper(Protocol):
     """The instrument of a series."""
 
     @property
-    def lock(self) -> RLock:  # type: ignore[valid-type]
+    def lock(self) -> RLock:
         """The lock all series share."""
 
     def admit(self, series: "Series") -> "Series":
@@ -45,6 +45,7 @@ class Series(ABC):
 
     __slots__ = ("_encoded", "_keeper", "attributes", "idle", "key", "lock", "start_ns")
     _tag: ClassVar[bytes]
+    idle: bool
 
     def __init__(self, keeper: Keeper, attributes: Mapping[str, Any], key: Key) -> None:
         self._keeper = keeper
@@ -95,6 +96,9 @@ class SumSeries(Series):
     """Adds up: counters and up-down counters."""
 
     __slots__ = ("_reservoir", "_total", "_value")
+    _value: float
+    _total: float
+    _reservoir: Reservoir
     _tag = encode.NUMBER_ATTRIBUTES
 
     def add(self, value: float, sample: Sample | None = None) -> None:
@@ -118,8 +122,8 @@ class SumSeries(Series):
     def reset(self) -> None:
         """Part of Series."""
         self.idle = True
-        self._value: float = 0
-        self._total: float = 0
+        self._value = 0
+        self._total = 0
         self._reservoir = Reservoir(1)
 
 
@@ -127,6 +131,8 @@ class LastValueSeries(Series):
     """Keeps the last value: gauges."""
 
     __slots__ = ("_reservoir", "_value")
+    _value: float
+    _reservoir: Reservoir
     _tag = encode.NUMBER_ATTRIBUTES
 
     def add(self, value: float, sample: Sample | None = None) -> None:
@@ -148,7 +154,7 @@ class LastValueSeries(Series):
     def reset(self) -> None:
         """Part of Series."""
         self.idle = True
-        self._value: float = 0
+        self._value = 0
         self._reservoir = Reservoir(1)
 
 
@@ -168,6 +174,15 @@ class HistogramSeries(Series):
         "_total_low",
         "_total_sum",
     )
+    _counts: list[int]
+    _sum: float
+    _low: float
+    _high: float
+    _exemplars: list[Exemplar | None]
+    _total_counts: list[int]
+    _total_sum: float
+    _total_low: float
+    _total_high: float
     _tag = encode.HISTOGRAM_ATTRIBUTES
 
     def __init__(
@@ -227,15 +242,15 @@ class HistogramSeries(Series):
         self.idle = True
         self._begin()
         self._total_counts = [0] * (len(self._bounds) + 1)
-        self._total_sum: float = 0
+        self._total_sum = 0
         self._total_low = math.inf
         self._total_high = -math.inf
 
     def _begin(self) -> None:
         buckets = len(self._bounds) + 1
         self._counts = [0] * buckets
-        self._exemplars: list[Exemplar | None] = [None] * buckets
-        self._sum: float = 0
+        self._exemplars = [None] * buckets
+        self._sum = 0
         self._low = math.inf
         self._high = -math.inf
 
@@ -257,6 +272,18 @@ class ExponentialSeries(Series):
         "_total_low",
         "_total_sum",
     )
+    _distribution: Distribution
+    _scale: int
+    _count: int
+    _sum: float
+    _low: float
+    _high: float
+    _reservoir: Reservoir
+    _total: Distribution
+    _total_count: int
+    _total_sum: float
+    _total_low: float
+    _total_high: float
     _tag = encode.EXPONENTIAL_ATTRIBUTES
 
     def add(self, value: float, sample: Sample | None = None) -> None:
@@ -310,14 +337,14 @@ class ExponentialSeries(Series):
         self._begin()
         self._total = Distribution()
         self._total_count = 0
-        self._total_sum: float = 0
+        self._total_sum = 0
         self._total_low = math.inf
         self._total_high = -math.inf
 
     def _begin(self) -> None:
         self._distribution = Distribution()
         self._count = 0
-        self._sum: float = 0
+        self._sum = 0
         self._low = math.inf
         self._high = -math.inf
         self._reservoir = Reservoir(_EXEMPLARS_OF_EXPONENTIAL)
@@ -327,6 +354,9 @@ class ObservedSumSeries(Series):
     """Totals told by a callback, one an export: observable counters and up-down counters."""
 
     __slots__ = ("_before", "_reservoir", "_value")
+    _value: float
+    _before: float
+    _reservoir: Reservoir
     _tag = encode.NUMBER_ATTRIBUTES
 
     def add(self, value: float, sample: Sample | None = None) -> None:
@@ -349,6 +379,6 @@ class ObservedSumSeries(Series):
     def reset(self) -> None:
         """Part of Series."""
         self.idle = True
-        self._value: float = 0
-        self._before: float = 0
+        self._value = 0
+        self._before = 0
         self._reservoir = Reservoir(1)
