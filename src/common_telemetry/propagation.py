@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 from opentelemetry import baggage, context, propagate, trace
@@ -13,7 +12,6 @@ from common_telemetry.attributes import MESSAGE_ID, MESSAGE_TOPIC, AttributeValu
 
 _BAGGAGE: Final = "baggage"
 CURRENT_KEY: Final = context.create_key("common_telemetry.current")
-_NO_BAGGAGE: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 @dataclass(slots=True)  # never changed, but freezing it would make every message dearer
@@ -24,7 +22,7 @@ class Current:
     topic: str = ""
     message_id: str = ""
     lifecycle: bool = False  # in init, shutdown or a health check, which are never parents of messages
-    baggage: Mapping[str, object] = _NO_BAGGAGE
+    baggage: Mapping[str, object] | None = None  # as it came, with its header
     baggage_header: str = ""
 
     def message_attributes(self) -> dict[str, AttributeValue]:
