@@ -132,16 +132,18 @@ class TelemetryContext:
         views: "Sequence[View]" = (),
         clock: Clock = time,
     ) -> Self:
+        from common_telemetry.engines.fast.engine import FastEngine
         from common_telemetry.engines.official import OfficialEngine
         from common_telemetry.providers import OwnProviders
         from common_telemetry.tap import Tap
 
-        faults = Faults()
+        faults = exporters.faults
         tap = Tap(faults)
         made = OwnProviders(
             config, exporters, tracer=tracer, meter=meter, logger=logger, views=views, tap=tap
         )
-        engine = OfficialEngine(
+        make_engine = FastEngine if config.engine == "fast" else OfficialEngine
+        engine = make_engine(
             made, config, faults, clock, keep_message_id=_keeps_message_id(config, adopted=meter is not None)
         )
         return cls(config, engine, clock=clock, faults=faults, providers=made, tap=tap)

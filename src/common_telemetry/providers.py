@@ -14,13 +14,17 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from common_telemetry.attributes import UNBOUNDED, PluginIdentity
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
+from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.provider import FastTracerProvider
+from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.engines.official import PluginProviders
 from common_telemetry.environment import ExporterChoice
+from common_telemetry.health import Faults
 from common_telemetry.logs import LogEmitter
 from common_telemetry.pipelines import (
     LogPipeline,
@@ -29,6 +33,7 @@ from common_telemetry.pipelines import (
     TracePipeline,
     listen_to_exporters,
 )
+from common_telemetry.tap import Tap
 
 _P = TypeVar("_P")
 _ours: WeakSet[Any] = WeakSet()
@@ -42,11 +47,15 @@ class Exporters:
     metrics: list[MetricPipeline] = field(default_factory=list)
     logs: list[LogPipeline] = field(default_factory=list)
     readers: list[MetricReader] = field(default_factory=list)  # pull readers, which have no exporter
+    # What the fast engine fills, and the pipelines that empty it.
+    spans: Buffer[FastSpan] | None = None
+    fast: list[Pipeline] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def pipelines(self) -> list[Pipeline]:
         """All of them."""
-        return [*self.traces, *self.metrics, *self.logs]
+        return [*self.traces, *self.metrics, *self.logs, *self.fast]
 
 
 def load(choices: Sequence[ExporterChoice]) -> Exporters:
@@ -97,8 +106,10 @@ class OwnProviders:
         meter: metrics.MeterProvider | None,
         logger: _logs.LoggerProvider | None,
         views: Sequence[View],
-        tap: SpanProcessor,
+        tap: Tap,
     ) -> None:
+        # Exporters of the SDK need spans of the SDK.
+        self._fast_spans = config.engine == "fast" and not exporters.traces
         self.exporters = exporters
         self._config = config
         self._of_plugin: dict[str, PluginProviders] = {}
@@ -168,7 +179,13 @@ class OwnProviders:
             _logs.set_logger_provider(self._own_logger)
             _ours.add(self._own_logger)
 
-    def _make_tracer(self, resource: Resource) -> TracerProvider:
+    def _make_tracer(self, resource: Resource) -> TracerProvider | FastTracerProvider:
+        if self._fast_spans:
+            fast = FastTracerProvider(
+                resource, self.exporters.spans, self._tap, self.exporters.faults, sampler=self._sampler
+            )
+            self._sampler = fast.sampler
+            return fast
         made = TracerProvider(self._sampler, resource, shutdown_on_exit=False)
         self._sampler = made.sampler  # the first is made by the environment; all others decide as it does
         for processor in [self._tap, *(pipeline.processor for pipeline in self.exporters.traces)]:

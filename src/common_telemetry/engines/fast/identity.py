@@ -2,7 +2,7 @@
 
 import os
 from random import Random
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
@@ -66,12 +66,19 @@ class ForeignIdentity(SpanIdentity):
 
     __slots__ = ("is_remote",)
 
-    def __init__(self, context: SpanContext) -> None:
-        super().__init__(
+    def __init__(
+        self, trace_id: bytes, span_id: bytes, flags: int, trace_state: TraceState | None, *, is_remote: bool
+    ) -> None:
+        super().__init__(trace_id, span_id, flags, trace_state)
+        self.is_remote = is_remote  # type: ignore[misc] # a constant only for spans of ours
+
+    @classmethod
+    def of(cls, context: SpanContext) -> Self:
+        """The same span in the form of this engine."""
+        return cls(
             context.trace_id.to_bytes(16, "big"),
             context.span_id.to_bytes(8, "big"),
             context.trace_flags & 0xFF,
             context.trace_state or None,
+            is_remote=context.is_remote,
         )
-        self.is_remote = context.is_remote  # type: ignore[misc] # for spans of ours a constant
-        self._known = context

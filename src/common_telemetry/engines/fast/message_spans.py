@@ -26,10 +26,11 @@ ROOM: Final = 2 * _OWN
 class Site:
     """Where messages pass: a plugin in one status that publishes to one topic, or processes what is on it."""
 
-    __slots__ = ("after", "attributes", "before", "bytes", "kind", "name", "with_root", "with_twins")
+    __slots__ = ("after", "attributes", "before", "bytes", "kind", "name", "topic", "with_root", "with_twins")
 
     def __init__(self, operation: Operation, plugin: PluginIdentity, topic: str, semconv: Semconv) -> None:
         self.name = f"{operation.name} {topic}"
+        self.topic = topic
         self.kind = _KINDS[operation]
         self.with_root = semconv != "otel"
         self.with_twins = semconv != "echo"
@@ -39,6 +40,31 @@ class Site:
         self.before = {**plugin.attributes, names.MESSAGE_TOPIC: constant[names.MESSAGE_TOPIC]}
         self.after = {key: value for key, value in constant.items() if key not in self.before}
         self.bytes: SiteBytes | None = None
+
+    def starting(
+        self,
+        message_id: str,
+        root_id: str,
+        parent_ids: Sequence[str],
+        attempt: int,
+        queue_time_ms: float | None,
+    ) -> dict[str, Any]:
+        """All attributes a span starts with. An `attempt` of 0 is none."""
+        found: dict[str, Any] = {**self.before, names.MESSAGE_ID: message_id}
+        if root_id and self.with_root:
+            found[names.ROOT_ID] = root_id
+        if parent_ids:
+            found[names.PARENT_IDS] = tuple(parent_ids)
+        found |= self.after
+        if self.with_twins:
+            found[names.MESSAGING_ID] = message_id
+            if root_id:
+                found[names.CONVERSATION_ID] = root_id
+        if attempt:
+            found[names.ATTEMPT] = attempt
+        if queue_time_ms is not None:
+            found[names.QUEUE_TIME_MS] = queue_time_ms
+        return found
 
 
 class MessageSpan(FastSpan):
@@ -136,21 +162,7 @@ class MessageSpan(FastSpan):
         return [Link(self.trace_id, self.parent_id, self.parent_is_remote, attributes, 0)]
 
     def _starting(self, site: Site) -> dict[str, Any]:
-        found: dict[str, Any] = {**site.before, names.MESSAGE_ID: self.message_id}
-        if self.root_id and site.with_root:
-            found[names.ROOT_ID] = self.root_id
-        if self.parent_ids:
-            found[names.PARENT_IDS] = tuple(self.parent_ids)
-        found |= site.after
-        if site.with_twins:
-            found[names.MESSAGING_ID] = self.message_id
-            if self.root_id:
-                found[names.CONVERSATION_ID] = self.root_id
-        if self.attempt:
-            found[names.ATTEMPT] = self.attempt
-        if self.queue_time_ms is not None:
-            found[names.QUEUE_TIME_MS] = self.queue_time_ms
-        return found
+        return site.starting(self.message_id, self.root_id, self.parent_ids, self.attempt, self.queue_time_ms)
 
 
 _STARTING: Final = frozenset(

@@ -87,7 +87,7 @@ class FastTracerProvider(trace.TracerProvider):
                 self._is_standing_by = False
                 self._sdk.add_span_processor(_BackToUs(self))
                 for scope, tracer in self._tracers.items():
-                    tracer.official = self._official(scope)
+                    tracer.hand_over(self._official(scope))
                 _logger.warning(
                     "telemetry: the span processor %s needs spans of OpenTelemetry's own SDK, so from now on "
                     "they are made by it, at its cost (engine 'official')",
@@ -145,7 +145,7 @@ class FastTracerProvider(trace.TracerProvider):
                     scope, self.origin, self._sdk.sampler, self._limits, self._faults, self.finish
                 )
                 if not self._is_standing_by:
-                    tracer.official = self._official(scope)
+                    tracer.hand_over(self._official(scope))
         return tracer
 
     def _official(self, scope: InstrumentationScope) -> trace.Tracer:
@@ -167,8 +167,8 @@ class _BackToUs(SpanProcessor):
 
 
 def _copy(span: ReadableSpan, context: SpanContext, tracer: FastTracer) -> FastSpan:
-    own = ForeignIdentity(context)
-    parent = ForeignIdentity(span.parent) if span.parent is not None else None
+    own = ForeignIdentity.of(context)
+    parent = ForeignIdentity.of(span.parent) if span.parent is not None else None
     copy = FastSpan(
         tracer,
         span.name,
@@ -193,7 +193,7 @@ def _copy(span: ReadableSpan, context: SpanContext, tracer: FastTracer) -> FastS
             Event(event.name, event.timestamp, event.attributes or {}, event.dropped_attributes)
         )
     for link in span.links:
-        to = ForeignIdentity(link.context)
+        to = ForeignIdentity.of(link.context)
         details.links.append(
             Link(to.trace_id, to.span_id, to.is_remote, link.attributes or {}, link.dropped_attributes)
         )

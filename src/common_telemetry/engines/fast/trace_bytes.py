@@ -8,8 +8,11 @@ from opentelemetry.trace import SpanKind, Status, TraceState
 from common_telemetry import attributes as names
 from common_telemetry.engines.fast import wire
 from common_telemetry.engines.fast.bounded import PLAIN, Event, Link
+from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.message_spans import MessageSpan, Site
 from common_telemetry.engines.fast.spans import FastSpan
+from common_telemetry.errors import describe
+from common_telemetry.health import Faults
 
 # message Span
 _TRACE_ID: Final = wire.tag(1, wire.DELIMITED) + wire.varint(16)
@@ -189,6 +192,16 @@ class SpanWriter:
             parts += (_LINK_DROPPED, wire.varint(link.dropped_attributes))
         parts += (_LINK_FLAGS, _REMOTE[link.is_remote])
         return b"".join(parts)
+
+
+def span_buffer(limit: int, faults: Faults, *, batch: int = 512) -> Buffer[FastSpan]:
+    """A buffer of spans that comes out as OTLP."""
+
+    def refuse(key: str, error: Exception) -> None:
+        faults.report("attribute", f"attribute {key!r} cannot be exported: {describe(error)}")
+
+    writer = SpanWriter(refuse)
+    return Buffer(limit, lambda span: (span.tracer.origin, writer.write(span)), batch=batch)
 
 
 class SiteBytes:

@@ -23,6 +23,7 @@ from common_telemetry.engines.fast.identity import (
     SpanIdentity,
     new_trace_id,
 )
+from common_telemetry.engines.fast.message_spans import ROOM
 from common_telemetry.engines.fast.sampling import Shortcut
 from common_telemetry.engines.fast.spans import FastSpan, IdleSpan, links_of
 from common_telemetry.engines.fast.wire import Origin
@@ -42,14 +43,11 @@ def parent_in(context: Context) -> SpanIdentity | None:
     if span is None or isinstance(span, SpanIdentity):
         return span
     found = span.get_span_context() if isinstance(span, Span) else None
-    return ForeignIdentity(found) if found is not None and found.is_valid else None
+    return ForeignIdentity.of(found) if found is not None and found.is_valid else None
 
 
 class FastTracer(trace.Tracer):
-    """Makes the spans of one instrumentation scope.
-
-    `official`, once it is set, makes them instead: somebody has to have spans of the SDK's own.
-    """
+    """Makes the spans of one instrumentation scope."""
 
     def __init__(
         self,
@@ -63,8 +61,10 @@ class FastTracer(trace.Tracer):
         self.instrumentation_scope = scope
         self.limits = limits
         self.finish = finish
-        self.shortcut = Shortcut.of(sampler)
-        self.official: trace.Tracer | None = None
+        self._shortcut = Shortcut.of(sampler)
+        self._official: trace.Tracer | None = None
+        self.is_simple = self._shortcut is not None and _have_room(limits)
+        """Whether `place` says all there is to say about a new span, and message spans fit the limits."""
         self._sampler = sampler
         self._make_origin = make_origin
         self._origin: Origin | None = None
@@ -81,8 +81,8 @@ class FastTracer(trace.Tracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> Span:
-        if self.official is not None:
-            return self.official.start_span(
+        if self._official is not None:
+            return self._official.start_span(
                 name,
                 context,
                 kind,
@@ -93,21 +93,12 @@ class FastTracer(trace.Tracer):
                 set_status_on_exception,
             )
         parent = parent_in(otel_context.get_current() if context is None else context)
-        if parent is None:
-            trace_id, flags, trace_state = new_trace_id(), RANDOM, None
-        else:
-            trace_id, flags, trace_state = parent.trace_id, parent.flags & RANDOM, parent.trace_state
-        if self.shortcut is None:
+        trace_id, flags, trace_state = self.place(parent)
+        recorded = flags & SAMPLED
+        if self._shortcut is None:
             recorded, flags, trace_state, attributes = self._ask(
-                context, trace_id, name, kind, attributes, links, flags
+                context, trace_id, name, kind, attributes, links, flags, trace_state
             )
-        else:
-            if parent is not None and self.shortcut.follows_parent:
-                recorded = bool(parent.flags & SAMPLED)
-            else:
-                recorded = self.shortcut.of_trace(trace_id)
-            if recorded:
-                flags |= SAMPLED
         if not recorded:
             return IdleSpan(trace_id, flags, trace_state)
 
@@ -159,6 +150,24 @@ class FastTracer(trace.Tracer):
             end_on_exit,
         )
 
+    def hand_over(self, official: trace.Tracer) -> None:
+        """Have all spans from now on made by `official`."""
+        self._official = official
+        self.is_simple = False
+
+    def place(self, parent: SpanIdentity | None) -> tuple[bytes, int, TraceState | None]:
+        """Trace id, flags and trace state of a new span. It is sampled only if no sampler has to be asked."""
+        shortcut = self._shortcut
+        if parent is None:
+            trace_id, flags, trace_state = new_trace_id(), RANDOM, None
+        else:
+            trace_id, flags, trace_state = parent.trace_id, parent.flags & RANDOM, parent.trace_state
+            if shortcut is not None and shortcut.follows_parent:
+                return trace_id, flags | parent.flags & SAMPLED, trace_state
+        if shortcut is not None and shortcut.of_trace(trace_id):
+            flags |= SAMPLED
+        return trace_id, flags, trace_state
+
     @property
     def origin(self) -> Origin:
         """Where its spans come from, as OTLP has it."""
@@ -184,11 +193,16 @@ class FastTracer(trace.Tracer):
         attributes: Mapping[str, Any] | None,
         links: Sequence[Link] | None,
         flags: int,
+        trace_state: TraceState | None,
     ) -> tuple[bool, int, TraceState | None, Mapping[str, Any] | None]:
         """Whether to record, the flags, the trace state and the attributes, by the sampler itself."""
-        result = self._sampler.should_sample(
-            context, int.from_bytes(trace_id, "big"), name, kind, attributes, links or ()
-        )
+        try:
+            result = self._sampler.should_sample(
+                context, int.from_bytes(trace_id, "big"), name, kind, attributes, links or ()
+            )
+        except Exception as error:  # noqa: BLE001 - a sampler of the application's
+            self._faults.report("sampler", f"span {name!r} is not recorded: {describe(error)}")
+            return False, flags, trace_state, attributes
         if result.decision is Decision.RECORD_AND_SAMPLE:
             flags |= SAMPLED
         recorded = result.decision is not Decision.DROP
@@ -210,6 +224,14 @@ class FastTracer(trace.Tracer):
         if found or lost:
             details = span.detailed()
             details.links, details.dropped_links = found, lost
+
+
+def _have_room(limits: SpanLimits) -> bool:
+    lengths = (limits.max_span_attribute_length, limits.max_attribute_length)
+    counts = (limits.max_span_attributes, limits.max_links, limits.max_link_attributes)
+    return all(longest is None for longest in lengths) and all(
+        most is None or most >= ROOM for most in counts
+    )
 
 
 class SpanBlock:
