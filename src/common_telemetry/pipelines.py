@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -24,36 +23,29 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from common_telemetry.errands import Errands
 from common_telemetry.errors import describe
 from common_telemetry.health import Tally
+from common_telemetry.pipeline import Pipeline
 
 # The SDK's own 2,048 loses more than a third of the spans at 8,000 a second.
 _QUEUE_LIMIT: Final = 32_768
 _exporting = threading.local()
 
 
-class Pipeline(ABC):
-    """One signal on its way to one exporter."""
+class _SdkPipeline(Pipeline):
+    """One signal on its way to an exporter of the SDK's kind."""
 
     def __init__(self, tally: Tally, exporter: "_Counting") -> None:
         self.tally = tally
-        self.errands = Errands(f"telemetry-{tally.signal}-{tally.exporter}")
+        self.errands = self._errands = Errands(f"telemetry-{tally.signal}-{tally.exporter}")
         self._exporter = exporter
 
-    @abstractmethod
-    def flush(self) -> None:
-        """Send everything recorded so far. May block as long as the exporter does."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Send everything recorded so far and end the threads. May block as long as the exporter does."""
-
     def abandon(self) -> None:
-        """Send nothing more, and break off what is being sent if the exporter can."""
+        """Part of Pipeline."""
         self._exporter.abandon()
 
     def release(self) -> None:
-        """Let the exporter close its connections. Safe to repeat."""
+        """Part of Pipeline."""
         self._exporter.release()
-        self.errands.close()
+        self._errands.close()
 
 
 class _Counting:
@@ -158,7 +150,7 @@ class CountingLogExporter(_Counting, LogRecordExporter):
         return True
 
 
-class TracePipeline(Pipeline):
+class TracePipeline(_SdkPipeline):
     """Spans in batches. `processor` belongs on a tracer provider."""
 
     def __init__(self, exporter: SpanExporter, name: str) -> None:
@@ -179,7 +171,7 @@ class TracePipeline(Pipeline):
         self._batches.shutdown()  # type: ignore[no-untyped-call]
 
 
-class LogPipeline(Pipeline):
+class LogPipeline(_SdkPipeline):
     """Log records in batches. `processor` belongs on a logger provider."""
 
     def __init__(self, exporter: LogRecordExporter, name: str) -> None:
@@ -200,7 +192,7 @@ class LogPipeline(Pipeline):
         self._batches.shutdown()  # type: ignore[no-untyped-call]
 
 
-class MetricPipeline(Pipeline):
+class MetricPipeline(_SdkPipeline):
     """Metrics at an interval. Each meter provider gets a reader of its own, all on the one exporter."""
 
     def __init__(self, exporter: MetricExporter, name: str) -> None:

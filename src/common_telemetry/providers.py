@@ -1,39 +1,37 @@
 """OpenTelemetry providers: those of the application where it has set some, our own from the SDK where not."""
 
 import os
-from collections.abc import Collection, Sequence
-from copy import copy
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakSet
 
 from opentelemetry import _logs, metrics, trace
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader
-from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from common_telemetry.attributes import UNBOUNDED, PluginIdentity
+from common_telemetry.attributes import PluginIdentity
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
 from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.metrics import Metrics, options_of
+from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.engines.fast.provider import FastTracerProvider
 from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.engines.official import PluginProviders
 from common_telemetry.environment import ExporterChoice
-from common_telemetry.health import Faults
+from common_telemetry.health import Faults, Signal
 from common_telemetry.logs import LogEmitter
-from common_telemetry.pipelines import (
-    LogPipeline,
-    MetricPipeline,
-    Pipeline,
-    TracePipeline,
-    listen_to_exporters,
-)
+from common_telemetry.pipeline import Pipeline
 from common_telemetry.tap import Tap
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.metrics.view import View
+
+    from common_telemetry.pipelines import LogPipeline, MetricPipeline, TracePipeline
 
 _P = TypeVar("_P")
 _ours: WeakSet[Any] = WeakSet()
@@ -43,12 +41,14 @@ _ours: WeakSet[Any] = WeakSet()
 class Exporters:
     """Everything our own providers send to."""
 
-    traces: list[TracePipeline] = field(default_factory=list)
-    metrics: list[MetricPipeline] = field(default_factory=list)
-    logs: list[LogPipeline] = field(default_factory=list)
-    readers: list[MetricReader] = field(default_factory=list)  # pull readers, which have no exporter
+    traces: "list[TracePipeline]" = field(default_factory=list)
+    metrics: "list[MetricPipeline]" = field(default_factory=list)
+    logs: "list[LogPipeline]" = field(default_factory=list)
+    readers: "list[MetricReader]" = field(default_factory=list)  # pull readers, which have no exporter
     # What the fast engine fills, and the pipelines that empty it.
     spans: Buffer[FastSpan] | None = None
+    measured: Metrics | None = None
+    records: Any = None
     fast: list[Pipeline] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
 
@@ -58,32 +58,66 @@ class Exporters:
         return [*self.traces, *self.metrics, *self.logs, *self.fast]
 
 
-def load(choices: Sequence[ExporterChoice]) -> Exporters:
-    """Make the exporters asked for. Raises TelemetryConfigError if one is not installed or cannot be made."""
+def load(
+    choices: Sequence[ExporterChoice],
+    config: TelemetryConfig,
+    environ: Mapping[str, str],
+    official: Container[Signal] = (),
+) -> Exporters:
+    """Make the exporters asked for: the fast engine's, but those of the SDK for the signals in `official`.
+
+    Raises TelemetryConfigError if one is not installed or cannot be made.
+    """
     found, faults = Exporters(), []
     for choice in choices:
         try:
-            _add(found, choice)
+            if config.engine == "fast" and choice.signal not in official:
+                _add_fast(found, choice, environ)
+            else:
+                _add(found, choice)
         except Exception as error:  # noqa: BLE001 - an exporter's constructor may raise anything
             faults.append(f"OTEL_{choice.signal.upper()}_EXPORTER {choice.name!r}: {error}")
     if faults:
         for pipeline in found.pipelines:
             pipeline.release()
         raise TelemetryConfigError(faults)
-    listen_to_exporters()
     return found
 
 
+def _add_fast(found: Exporters, choice: ExporterChoice, environ: Mapping[str, str]) -> None:
+    from common_telemetry.engines.fast import exports
+    from common_telemetry.engines.fast.log_bytes import log_buffer
+    from common_telemetry.engines.fast.trace_bytes import span_buffer
+
+    if choice.signal == "metrics":
+        found.measured = Metrics(options_of(environ))
+        found.fast.append(exports.MetricPipeline(choice, found.measured, environ))
+        return
+    limit = exports.queue_limit(choice.signal, environ)
+    batch = exports.batch_size(choice.signal, environ)
+    if choice.signal == "traces":
+        found.spans = span_buffer(limit, found.faults, batch=batch)
+        found.fast.append(exports.BufferPipeline(choice, found.spans, environ))
+    else:
+        found.records = log_buffer(limit, found.faults, batch=batch)
+        found.fast.append(exports.BufferPipeline(choice, found.records, environ))
+
+
 def _add(found: Exporters, choice: ExporterChoice) -> None:
+    from opentelemetry.sdk.metrics.export import MetricReader
+
+    from common_telemetry import pipelines
+
     make = _entry_point(choice)
     if choice.signal == "traces":
-        found.traces.append(TracePipeline(make(), choice.name))
+        found.traces.append(pipelines.TracePipeline(make(), choice.name))
     elif choice.signal == "logs":
-        found.logs.append(LogPipeline(make(), choice.name))
+        found.logs.append(pipelines.LogPipeline(make(), choice.name))
     elif isinstance(make, type) and issubclass(make, MetricReader):
         found.readers.append(make())
     else:
-        found.metrics.append(MetricPipeline(make(), choice.name))
+        found.metrics.append(pipelines.MetricPipeline(make(), choice.name))
+    pipelines.listen_to_exporters()
 
 
 def _entry_point(choice: ExporterChoice) -> Any:
@@ -105,7 +139,7 @@ class OwnProviders:
         tracer: trace.TracerProvider | None,
         meter: metrics.MeterProvider | None,
         logger: _logs.LoggerProvider | None,
-        views: Sequence[View],
+        views: "Sequence[View]",
         tap: Tap,
     ) -> None:
         # Exporters of the SDK need spans of the SDK.
@@ -114,9 +148,7 @@ class OwnProviders:
         self._config = config
         self._of_plugin: dict[str, PluginProviders] = {}
         self._resource = _resource(config.service_name)
-        self._views = (
-            _without_message_id(views) if config.message_id_on_metrics != "attribute" else list(views)
-        )
+        self._views = views
         self._tap = tap
         self._sampler: Sampler | None = None
         self.adopted_tracer = tracer
@@ -192,12 +224,30 @@ class OwnProviders:
             made.add_span_processor(processor)
         return made
 
-    def _make_meter(self, resource: Resource) -> MeterProvider:
-        readers = [pipeline.another_reader() for pipeline in self.exporters.metrics]
-        readers += self.exporters.readers
-        return MeterProvider(readers, resource=resource, views=self._views, shutdown_on_exit=False)
+    def _make_meter(self, resource: Resource) -> metrics.MeterProvider:
+        exporters = self.exporters
+        if self._config.engine == "fast" and not exporters.metrics and not exporters.readers:
+            if exporters.measured is None:
+                return metrics.NoOpMeterProvider()  # measuring costs, and nobody would ever see it
+            from common_telemetry.engines.fast.meter import FastMeterProvider
 
-    def _make_logger(self, resource: Resource) -> LoggerProvider:
+            return FastMeterProvider(
+                exporters.measured, lambda scope: origin_of(resource, scope), exporters.faults
+            )
+        from opentelemetry.sdk.metrics import MeterProvider
+
+        from common_telemetry import views
+
+        readers = [pipeline.another_reader() for pipeline in exporters.metrics]
+        readers += exporters.readers
+        mine = list(self._views)
+        if self._config.message_id_on_metrics != "attribute":
+            mine = views.keeping(views.not_a_message_id, mine)
+        return MeterProvider(readers, resource=resource, views=mine, shutdown_on_exit=False)
+
+    def _make_logger(self, resource: Resource) -> "LoggerProvider":
+        from opentelemetry.sdk._logs import LoggerProvider
+
         made = LoggerProvider(resource, shutdown_on_exit=False)
         for pipeline in self.exporters.logs:
             made.add_log_record_processor(pipeline.processor)
@@ -231,33 +281,3 @@ def _resource(service_name: str) -> Resource:
     if not named or named.startswith("unknown_service"):
         own[SERVICE_NAME] = service_name
     return found.merge(Resource(own))
-
-
-class _AllBut:
-    """Every attribute key but some. The SDK's views know only what to keep, and ask `key in keys`."""
-
-    def __init__(self, left_out: Collection[str], kept: Collection[str] | None = None) -> None:
-        self._left_out = left_out
-        self._kept = kept
-
-    def __contains__(self, key: object) -> bool:
-        return key not in self._left_out and (self._kept is None or key in self._kept)
-
-
-class _Otherwise(View):
-    """For every instrument no other view matches: two matching views would make two streams of it."""
-
-    def __init__(self, others: Sequence[View]) -> None:
-        super().__init__(instrument_name="*", attribute_keys=cast("set[str]", _AllBut(UNBOUNDED)))
-        self._others = others
-
-    def _match(self, instrument: Any) -> bool:
-        return not any(view._match(instrument) for view in self._others)
-
-
-def _without_message_id(views: Sequence[View]) -> list[View]:
-    """`views` and one for all other instruments; each keeps message ids off series, so on exemplars only."""
-    mine = [copy(view) for view in views]
-    for view in mine:
-        view._attribute_keys = cast("set[str]", _AllBut(UNBOUNDED, view._attribute_keys))
-    return [*mine, _Otherwise(mine)]

@@ -33,7 +33,7 @@ from common_telemetry.engines.fast import metrics as fast_metrics
 from common_telemetry.engines.fast.exemplars import EXEMPLAR_FILTERS, ExemplarFilter, Reservoir
 from common_telemetry.engines.fast.metrics import InstrumentKind, MetricOptions, Metrics, Temporality
 from common_telemetry.engines.fast.wire import Origin
-from common_telemetry.providers import _without_message_id
+from common_telemetry.views import keeping, not_a_message_id
 
 RESOURCE: Mapping[str, Any] = {"service.name": "shop", "n": 3}
 TEMPORALITIES: tuple[Temporality, ...] = ("cumulative", "delta", "lowmemory")
@@ -88,7 +88,7 @@ class Official:
         self._provider = MeterProvider(
             [self._reader],
             resource=Resource(dict(RESOURCE), "https://schema/1"),
-            views=_without_message_id([]),
+            views=keeping(not_a_message_id),
             exemplar_filter=FILTERS[exemplars](),
             shutdown_on_exit=False,
         )

@@ -7,7 +7,8 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
-from common_telemetry.senders.settings import OtlpSettings, Protocol, has_credential_provider
+from common_telemetry.environment import Protocol
+from common_telemetry.senders.settings import OtlpSettings, has_credential_provider
 
 OTLP = "OTEL_EXPORTER_OTLP"
 

@@ -52,7 +52,7 @@ def deliver(
     Repeats what OTLP calls retryable after the pause the backend asks for, or else after an exponentially
     growing one with jitter (OTLP specification, "Failures" and "OTLP/HTTP Throttling"). A pause that would
     not end in time is not begun. `pause` waits for so many seconds and returns True if it was broken off.
-    The answer is never `retry`.
+    The answer `retry` means: not delivered in time.
     """
     if len(body) > MAX_REQUEST_BYTES:
         return Answer("refused", f"{len(body)} bytes are more than any backend takes in one request")
@@ -67,4 +67,4 @@ def deliver(
             wait = backoff * uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - spreads load, keeps no secret
             backoff *= 2
         if now() + wait >= end or pause(wait):
-            return Answer("refused", answer.message, retry_after_s=answer.retry_after_s)
+            return answer

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
+from common_telemetry.environment import Protocol
 from common_telemetry.health import Signal
 
-Protocol = Literal["http/protobuf", "grpc"]
 Compression = Literal["none", "gzip", "deflate"]
 
 _logger = logging.getLogger("common_telemetry")

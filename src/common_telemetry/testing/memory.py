@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
@@ -19,10 +20,12 @@ from common_telemetry.config import TelemetryConfig
 from common_telemetry.context import TelemetryContext
 from common_telemetry.engine import Clock
 from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.metrics import Metrics
 from common_telemetry.engines.fast.trace_bytes import span_buffer
 from common_telemetry.errands import Errands
 from common_telemetry.health import Signal, Tally
-from common_telemetry.pipelines import LogPipeline, MetricPipeline, Pipeline, TracePipeline
+from common_telemetry.pipeline import Pipeline
+from common_telemetry.pipelines import LogPipeline, MetricPipeline, TracePipeline
 from common_telemetry.plugin import PluginTelemetry
 from common_telemetry.providers import Exporters
 from common_telemetry.testing.received import ReceivedLog, ReceivedPoint, ReceivedSpan
@@ -38,14 +41,16 @@ class InMemoryTelemetry:
         self._received = Received()
         config = config or TelemetryConfig()
         exporters = Exporters(
-            metrics=[MetricPipeline(_Metrics(self._received), "memory")],
             logs=[LogPipeline(_Logs(self._received), "memory")],
         )
         if config.engine == "fast":
             exporters.spans = span_buffer(_LIMIT, exporters.faults)
             exporters.fast.append(_FromBuffer("traces", exporters.spans, self._add_spans))
+            exporters.measured = Metrics()
+            exporters.fast.append(_Measured(exporters.measured, self._received))
         else:
             exporters.traces.append(TracePipeline(_Spans(self._received), "memory"))
+            exporters.metrics.append(MetricPipeline(_Metrics(self._received), "memory"))
         self.context = TelemetryContext._assemble(config, exporters, clock=clock)
 
     def _add_spans(self, request: bytes) -> None:
@@ -89,7 +94,7 @@ class _FromBuffer(Pipeline):
 
     def __init__(self, signal: Signal, buffer: Buffer[Any], add: Callable[[bytes], None]) -> None:
         self.tally = Tally(signal, "memory", _LIMIT)
-        self.errands = Errands(f"telemetry-{signal}-memory")
+        self.errands = self._errands = Errands(f"telemetry-{signal}-memory")
         self._buffer = buffer
         self._add = add
 
@@ -108,7 +113,34 @@ class _FromBuffer(Pipeline):
         self._buffer.discard()
 
     def release(self) -> None:
-        self.errands.close()
+        self._errands.close()
+
+
+class _Measured(Pipeline):
+    """What the fast engine has measured, collected when it is asked for."""
+
+    def __init__(self, metrics: Metrics, received: Received) -> None:
+        self.tally = Tally("metrics", "memory", _LIMIT)
+        self.errands = self._errands = Errands("telemetry-metrics-memory")
+        self._metrics = metrics
+        self._received = received
+
+    def flush(self) -> None:
+        collected = self._metrics.collect()
+        if collected is not None:
+            request, count = collected
+            self.tally.enter(count)
+            self._received.add(ExportMetricsServiceRequest.FromString(request))
+            self.tally.succeeded(count)
+
+    def close(self) -> None:
+        self.flush()
+
+    def abandon(self) -> None:
+        return None
+
+    def release(self) -> None:
+        self._errands.close()
 
 
 class _Spans(SpanExporter):

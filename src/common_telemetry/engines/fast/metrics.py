@@ -1,5 +1,6 @@
 """All instruments of a process, and their export as one OTLP request."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from common_telemetry import forks
 from common_telemetry.attributes import UNBOUNDED
 from common_telemetry.engines.fast import metric_bytes as encode
 from common_telemetry.engines.fast.bounded import PLAIN, clean
-from common_telemetry.engines.fast.exemplars import ExemplarFilter, Sample, sample
+from common_telemetry.engines.fast.exemplars import EXEMPLAR_FILTERS, ExemplarFilter, Sample, sample
 from common_telemetry.engines.fast.series import (
     ExponentialSeries,
     HistogramSeries,
@@ -26,6 +27,8 @@ from common_telemetry.engines.fast.series import (
     SumSeries,
 )
 from common_telemetry.engines.fast.wire import Origin, request
+
+_logger = logging.getLogger("common_telemetry")
 
 InstrumentKind = Literal[
     "counter",
@@ -39,6 +42,9 @@ InstrumentKind = Literal[
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 
 SERIES_LIMIT: Final = 2_000  # OpenTelemetry specification, metrics SDK, "Cardinality limits"
+_OTLP: Final = "OTEL_EXPORTER_OTLP_METRICS"
+_EXPLICIT: Final = "explicit_bucket_histogram"
+_EXPONENTIAL: Final = "base2_exponential_bucket_histogram"
 _OVERFLOW: Final = {"otel.metric.overflow": True}
 # OpenTelemetry specification, metrics SDK, "Explicit bucket histogram aggregation".
 _DEFAULT_BOUNDS: Final = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1_000, 2_500, 5_000, 7_500, 10_000)
@@ -66,6 +72,27 @@ class MetricOptions:
     exponential: bool = False
     exemplars: ExemplarFilter = "trace_based"
     keep: Callable[[str], bool] | None = None
+
+
+def options_of(environ: Mapping[str, str]) -> MetricOptions:
+    """What the OTEL_* variables say. Raises ValueError for an exemplar filter that does not exist.
+
+    What its exporter does not know is logged, as there, and the default taken.
+    """
+    preference = environ.get(f"{_OTLP}_TEMPORALITY_PREFERENCE", "").strip().lower() or "cumulative"
+    temporality = next((one for one in _DELTA_KINDS if one == preference), None)
+    if temporality is None:
+        _logger.warning("telemetry: %s_TEMPORALITY_PREFERENCE=%s is unknown; cumulative", _OTLP, preference)
+    aggregation = environ.get(f"{_OTLP}_DEFAULT_HISTOGRAM_AGGREGATION", "").strip() or _EXPLICIT
+    if aggregation not in (_EXPLICIT, _EXPONENTIAL):
+        _logger.warning(
+            "telemetry: %s_DEFAULT_HISTOGRAM_AGGREGATION=%s is unknown; %s", _OTLP, aggregation, _EXPLICIT
+        )
+    wanted = environ.get("OTEL_METRICS_EXEMPLAR_FILTER", "").strip() or "trace_based"
+    exemplars = next((one for one in EXEMPLAR_FILTERS if one == wanted), None)
+    if exemplars is None:
+        raise ValueError(f"OTEL_METRICS_EXEMPLAR_FILTER={wanted} is none of {', '.join(EXEMPLAR_FILTERS)}")
+    return MetricOptions(temporality or "cumulative", aggregation == _EXPONENTIAL, exemplars)
 
 
 class Metrics:
