@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from common_telemetry.attributes import UNBOUNDED, PluginIdentity
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
 from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.loggers import FastLoggerProvider, FastRecord
 from common_telemetry.engines.fast.provider import FastTracerProvider
 from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.engines.official import PluginProviders
@@ -49,6 +50,7 @@ class Exporters:
     readers: list[MetricReader] = field(default_factory=list)  # pull readers, which have no exporter
     # What the fast engine fills, and the pipelines that empty it.
     spans: Buffer[FastSpan] | None = None
+    records: Buffer[FastRecord] | None = None
     fast: list[Pipeline] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
 
@@ -144,7 +146,8 @@ class OwnProviders:
     @property
     def sends_logs(self) -> bool:
         """Whether anything comes of a log record."""
-        return self.adopted_logger is not None or bool(self.exporters.logs)
+        exporters = self.exporters
+        return self.adopted_logger is not None or bool(exporters.logs) or exporters.records is not None
 
     def of(self, plugin: PluginIdentity) -> PluginProviders:
         """The providers of one plugin: the application's, or with `service_per_plugin` its own."""
@@ -197,7 +200,9 @@ class OwnProviders:
         readers += self.exporters.readers
         return MeterProvider(readers, resource=resource, views=self._views, shutdown_on_exit=False)
 
-    def _make_logger(self, resource: Resource) -> LoggerProvider:
+    def _make_logger(self, resource: Resource) -> LoggerProvider | FastLoggerProvider:
+        if self.exporters.records is not None and not self.exporters.logs:
+            return FastLoggerProvider(resource, self.exporters.records, self.exporters.faults)
         made = LoggerProvider(resource, shutdown_on_exit=False)
         for pipeline in self.exporters.logs:
             made.add_log_record_processor(pipeline.processor)

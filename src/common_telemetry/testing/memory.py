@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
@@ -19,6 +20,7 @@ from common_telemetry.config import TelemetryConfig
 from common_telemetry.context import TelemetryContext
 from common_telemetry.engine import Clock
 from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.log_bytes import log_buffer
 from common_telemetry.engines.fast.trace_bytes import span_buffer
 from common_telemetry.errands import Errands
 from common_telemetry.health import Signal, Tally
@@ -39,17 +41,22 @@ class InMemoryTelemetry:
         config = config or TelemetryConfig()
         exporters = Exporters(
             metrics=[MetricPipeline(_Metrics(self._received), "memory")],
-            logs=[LogPipeline(_Logs(self._received), "memory")],
         )
         if config.engine == "fast":
             exporters.spans = span_buffer(_LIMIT, exporters.faults)
             exporters.fast.append(_FromBuffer("traces", exporters.spans, self._add_spans))
+            exporters.records = log_buffer(_LIMIT, exporters.faults)
+            exporters.fast.append(_FromBuffer("logs", exporters.records, self._add_logs))
         else:
             exporters.traces.append(TracePipeline(_Spans(self._received), "memory"))
+            exporters.logs.append(LogPipeline(_Logs(self._received), "memory"))
         self.context = TelemetryContext._assemble(config, exporters, clock=clock)
 
     def _add_spans(self, request: bytes) -> None:
         self._received.add(ExportTraceServiceRequest.FromString(request))
+
+    def _add_logs(self, request: bytes) -> None:
+        self._received.add(ExportLogsServiceRequest.FromString(request))
 
     def for_plugin(self, name: str, version: str = "1.0.0", status: str = "running") -> PluginTelemetry:
         """The telemetry of one plugin."""
