@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from common_telemetry.attributes import PluginIdentity
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
 from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.loggers import FastLoggerProvider, FastRecord
 from common_telemetry.engines.fast.metrics import Metrics, options_of
 from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.engines.fast.provider import FastTracerProvider
@@ -48,7 +49,7 @@ class Exporters:
     # What the fast engine fills, and the pipelines that empty it.
     spans: Buffer[FastSpan] | None = None
     measured: Metrics | None = None
-    records: Any = None
+    records: Buffer[FastRecord] | None = None
     fast: list[Pipeline] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
 
@@ -176,7 +177,8 @@ class OwnProviders:
     @property
     def sends_logs(self) -> bool:
         """Whether anything comes of a log record."""
-        return self.adopted_logger is not None or bool(self.exporters.logs)
+        exporters = self.exporters
+        return self.adopted_logger is not None or bool(exporters.logs) or exporters.records is not None
 
     def of(self, plugin: PluginIdentity) -> PluginProviders:
         """The providers of one plugin: the application's, or with `service_per_plugin` its own."""
@@ -245,7 +247,9 @@ class OwnProviders:
             mine = views.keeping(views.not_a_message_id, mine)
         return MeterProvider(readers, resource=resource, views=mine, shutdown_on_exit=False)
 
-    def _make_logger(self, resource: Resource) -> "LoggerProvider":
+    def _make_logger(self, resource: Resource) -> "LoggerProvider | FastLoggerProvider":
+        if self.exporters.records is not None and not self.exporters.logs:
+            return FastLoggerProvider(resource, self.exporters.records, self.exporters.faults)
         from opentelemetry.sdk._logs import LoggerProvider
 
         made = LoggerProvider(resource, shutdown_on_exit=False)

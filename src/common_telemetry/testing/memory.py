@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -20,6 +21,7 @@ from common_telemetry.config import TelemetryConfig
 from common_telemetry.context import TelemetryContext
 from common_telemetry.engine import Clock
 from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.log_bytes import log_buffer
 from common_telemetry.engines.fast.metrics import Metrics
 from common_telemetry.engines.fast.trace_bytes import span_buffer
 from common_telemetry.errands import Errands
@@ -40,21 +42,25 @@ class InMemoryTelemetry:
     def __init__(self, config: TelemetryConfig | None = None, *, clock: Clock = time) -> None:
         self._received = Received()
         config = config or TelemetryConfig()
-        exporters = Exporters(
-            logs=[LogPipeline(_Logs(self._received), "memory")],
-        )
+        exporters = Exporters()
         if config.engine == "fast":
             exporters.spans = span_buffer(_LIMIT, exporters.faults)
             exporters.fast.append(_FromBuffer("traces", exporters.spans, self._add_spans))
             exporters.measured = Metrics()
             exporters.fast.append(_Measured(exporters.measured, self._received))
+            exporters.records = log_buffer(_LIMIT, exporters.faults)
+            exporters.fast.append(_FromBuffer("logs", exporters.records, self._add_logs))
         else:
             exporters.traces.append(TracePipeline(_Spans(self._received), "memory"))
+            exporters.logs.append(LogPipeline(_Logs(self._received), "memory"))
             exporters.metrics.append(MetricPipeline(_Metrics(self._received), "memory"))
         self.context = TelemetryContext._assemble(config, exporters, clock=clock)
 
     def _add_spans(self, request: bytes) -> None:
         self._received.add(ExportTraceServiceRequest.FromString(request))
+
+    def _add_logs(self, request: bytes) -> None:
+        self._received.add(ExportLogsServiceRequest.FromString(request))
 
     def for_plugin(self, name: str, version: str = "1.0.0", status: str = "running") -> PluginTelemetry:
         """The telemetry of one plugin."""

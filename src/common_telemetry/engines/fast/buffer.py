@@ -1,12 +1,11 @@
 """Finished spans and log records on their way to the exporter: bounded, and what does not fit is counted."""
 
-import os
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
-from typing import Any, Generic, TypeVar
-from weakref import WeakSet
+from typing import Generic, TypeVar
 
+from common_telemetry import forks
 from common_telemetry.engines.fast.wire import Origin, request
 
 _T = TypeVar("_T")
@@ -29,7 +28,7 @@ class Buffer(Generic[_T]):
         self._closed = False
         self._counting = Lock()
         self._dropped = 0
-        _buffers.add(self)
+        forks.follow(self)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -80,23 +79,20 @@ class Buffer(Generic[_T]):
         with self._counting:
             self._dropped += count
 
-    def _begin_again(self) -> None:
-        self._items = deque()
-        self._counting = Lock()  # the one of before may be held by a thread that is not in this process
+    def before_fork(self) -> None:
+        """Part of ForkAware."""
+        self._counting.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Part of ForkAware."""
+        self._counting.release()
+
+    def after_fork_in_child(self) -> None:
+        """Part of ForkAware."""
+        self._items.clear()
         self._dropped = 0
+        self._counting.release()
 
 
 def _nobody() -> None:
     """Nobody waits for a batch."""
-
-
-_buffers: WeakSet[Buffer[Any]] = WeakSet()
-
-
-def _in_a_child() -> None:
-    for buffer in list(_buffers):
-        buffer._begin_again()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_a_child)

@@ -18,6 +18,7 @@ TRACEPARENT: Final = "traceparent"
 _ALONE: Final = 1
 # The form every sender of today has. What else the standard allows is rare, and also for the propagators.
 _USUAL: Final = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_FLAGS: Final = {f"{flags:02x}": flags for flags in range(256)}
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 
@@ -51,6 +52,4 @@ def parent_of(carrier: Mapping[str, str]) -> ForeignIdentity | None:
     trace_id, span_id = header[3:35], header[36:52]
     if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
-    return ForeignIdentity(
-        bytes.fromhex(trace_id), bytes.fromhex(span_id), int(header[53:], 16), None, is_remote=True
-    )
+    return ForeignIdentity(bytes.fromhex(trace_id), bytes.fromhex(span_id), _FLAGS[header[53:]], None, True)

@@ -33,13 +33,12 @@ class SpanIdentity:
     __slots__ = ("_known", "flags", "span_id", "trace_id", "trace_state")
 
     is_remote: ClassVar[bool] = False
-
-    def __init__(self, trace_id: bytes, span_id: bytes, flags: int, trace_state: TraceState | None) -> None:
-        self.trace_id = trace_id
-        self.span_id = span_id
-        self.flags = flags
-        self.trace_state = trace_state
-        self._known: SpanContext | None = None
+    # Set by the constructors of the subclasses, each by itself: calling one here would cost as much again.
+    trace_id: bytes
+    span_id: bytes
+    flags: int
+    trace_state: TraceState | None
+    _known: SpanContext | None
 
     def get_span_context(self) -> SpanContext:
         """Part of opentelemetry.trace.Span."""
@@ -67,10 +66,14 @@ class ForeignIdentity(SpanIdentity):
     __slots__ = ("is_remote",)
 
     def __init__(
-        self, trace_id: bytes, span_id: bytes, flags: int, trace_state: TraceState | None, *, is_remote: bool
+        self, trace_id: bytes, span_id: bytes, flags: int, trace_state: TraceState | None, is_remote: bool
     ) -> None:
-        super().__init__(trace_id, span_id, flags, trace_state)
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.flags = flags
+        self.trace_state = trace_state
         self.is_remote = is_remote  # type: ignore[misc] # a constant only for spans of ours
+        self._known = None
 
     @classmethod
     def of(cls, context: SpanContext) -> Self:
@@ -80,5 +83,5 @@ class ForeignIdentity(SpanIdentity):
             context.span_id.to_bytes(8, "big"),
             context.trace_flags & 0xFF,
             context.trace_state or None,
-            is_remote=context.is_remote,
+            context.is_remote,
         )

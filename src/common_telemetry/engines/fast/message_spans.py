@@ -9,7 +9,7 @@ from common_telemetry import attributes as names
 from common_telemetry.attributes import Operation, PluginIdentity
 from common_telemetry.config import Semconv
 from common_telemetry.engines.fast.bounded import PLAIN, Link, bounded
-from common_telemetry.engines.fast.identity import SpanIdentity
+from common_telemetry.engines.fast.identity import SpanIdentity, new_span_id
 from common_telemetry.engines.fast.spans import FastSpan
 
 if TYPE_CHECKING:
@@ -88,18 +88,23 @@ class MessageSpan(FastSpan):
         root_id: str,
         parent_ids: Sequence[str],
     ) -> None:
-        super().__init__(
-            tracer,
-            site.name,
-            site.kind,
-            trace_id,
-            flags,
-            trace_state,
-            None if parent is None else parent.span_id,
-            parent is not None and parent.is_remote,
-            start_ns,
-            {},
-        )
+        # What FastSpan's constructor does, without the cost of calling it.
+        self.tracer = tracer
+        self.name = site.name
+        self.kind = site.kind
+        self.trace_id = trace_id
+        self.span_id = new_span_id()
+        self.flags = flags
+        self.trace_state = trace_state
+        if parent is None:
+            self.parent_id, self.parent_is_remote = None, False
+        else:
+            self.parent_id, self.parent_is_remote = parent.span_id, parent.is_remote
+        self.start_ns = start_ns
+        self.end_ns = None
+        self.pairs = {}
+        self.details = None
+        self._known = None
         self.site: Site | None = site
         self.message_id = message_id
         self.root_id = root_id

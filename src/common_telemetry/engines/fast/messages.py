@@ -107,10 +107,23 @@ class _Place:
 class FastMessages(MessageTelemetry):
     """The message spans of one plugin."""
 
-    __slots__ = ("_bind", "_places", "_sites", "bound", "linked", "long_way", "max_age_ns", "tracer")
+    __slots__ = (
+        "_bind",
+        "_places",
+        "_sites",
+        "bound",
+        "clock",
+        "linked",
+        "long_way",
+        "max_age_ns",
+        "plugin",
+        "tracer",
+    )
 
     def __init__(self, bound: Bound, tracer: FastTracer, bind: Bind) -> None:
         self.bound = bound
+        self.clock = bound.clock
+        self.plugin = bound.plugin
         self.tracer = tracer
         self.linked = bound.config.links == "always"
         self.max_age_ns = bound.config.trace_max_age_s * 1e9
@@ -144,7 +157,7 @@ class FastMessages(MessageTelemetry):
         if previous is None and not replay and self.tracer.is_simple and message.id:
             carrier = message.trace_context
             parent = headers.parent_of(carrier) if carrier and headers.are_w3c() else None
-            is_late = self.bound.clock.time_ns() - message.timestamp > self.max_age_ns
+            is_late = self.clock.time_ns() - message.timestamp > self.max_age_ns
             if not is_late and (parent is not None or not carrier):
                 return _Process(self, self._place(topic), message, parent, attempt)
         return self.long_way.process(topic, message, attempt=attempt, previous=previous, replay=replay)
@@ -164,25 +177,25 @@ class FastMessages(MessageTelemetry):
         """Telemetry failed, and must not fail a message."""
         self.bound.faults.report(
             "message",
-            f"plugin {self.bound.plugin.name!r}: {scope!r} is not fully reported: {describe(error)}",
+            f"plugin {self.plugin.name!r}: {scope!r} is not fully reported: {describe(error)}",
         )
 
     def _site(self, topic: str) -> Site:
         site = self._sites.get(topic)
         # The attributes of a plugin are replaced when its status moves on.
-        if site is None or site.attributes is not self.bound.plugin.attributes:
+        if site is None or site.attributes is not self.plugin.attributes:
             if len(self._sites) >= _SITES_KEPT:
                 self._sites.clear()
-            site = Site(names.PUBLISH, self.bound.plugin, topic, self.bound.config.semconv)
+            site = Site(names.PUBLISH, self.plugin, topic, self.bound.config.semconv)
             self._sites[topic] = site
         return site
 
     def _place(self, topic: str) -> _Place:
         place = self._places.get(topic)
-        if place is None or place.site.attributes is not self.bound.plugin.attributes:
+        if place is None or place.site.attributes is not self.plugin.attributes:
             if len(self._places) >= _SITES_KEPT:
                 self._places.clear()
-            site = Site(names.PROCESS, self.bound.plugin, topic, self.bound.config.semconv)
+            site = Site(names.PROCESS, self.plugin, topic, self.bound.config.semconv)
             place = self._places[topic] = _Place(site, Meters(self._bind, self.bound, topic))
         return place
 
@@ -192,15 +205,15 @@ class _Scope(MessageScope):
 
     __slots__ = ("_context", "_ended", "_owner", "_perf", "_site", "_span", "_start", "_token")
 
-    def __init__(self, owner: FastMessages, site: Site) -> None:
-        self._owner = owner
-        self._site = site
-        self._span: Span = INVALID_SPAN
-        self._context = _NOWHERE
-        self._ended = 0
+    # Set by the constructors of the two scopes, each by itself: calling one here would cost as much again.
+    _owner: FastMessages
+    _site: Site
+    _span: Span
+    _context: Context
+    _ended: int
 
     def __enter__(self) -> Self:
-        clock = self._owner.bound.clock
+        clock = self._owner.clock
         self._start = clock.time_ns()
         self._perf = clock.perf_counter_ns()
         try:
@@ -213,11 +226,13 @@ class _Scope(MessageScope):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended = self._now()
+        # Measured from the start, so that a clock that is set in the meantime bends no duration.
+        elapsed = self._owner.clock.perf_counter_ns() - self._perf
+        self._ended = self._start + elapsed
         try:
             if error is not None:
                 self._passed_through(error)
-            self._finish()
+            self._finish(elapsed)
             self._span.end(self._ended)
         except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
             self._owner.report(self._site.name, problem)
@@ -227,17 +242,13 @@ class _Scope(MessageScope):
     def span_context(self) -> SpanContext:
         return self._span.get_span_context()
 
-    def _now(self) -> int:
-        # Measured from the start, so that a clock that is set in the meantime bends no duration.
-        return self._start + self._owner.bound.clock.perf_counter_ns() - self._perf
-
     def _begin(self) -> None:
         """Make the span, and the context it is current in."""
 
     def _passed_through(self, error: BaseException) -> None:
         """Record an exception that leaves the block."""
 
-    def _finish(self) -> None:
+    def _finish(self, elapsed_ns: int) -> None:
         """Measure what there is to measure."""
 
     def _mark_failed(self, error: BaseException | str, error_type: str) -> None:
@@ -245,7 +256,8 @@ class _Scope(MessageScope):
         self._span.set_attribute(names.ERROR_TYPE, error_type)
         if isinstance(error, BaseException):
             # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
-            self._span.record_exception(error, timestamp=self._ended or self._now())
+            now = self._start + self._owner.clock.perf_counter_ns() - self._perf
+            self._span.record_exception(error, timestamp=self._ended or now)
 
 
 class _Publish(_Scope, PublishScope):
@@ -260,8 +272,11 @@ class _Publish(_Scope, PublishScope):
         root_id: str,
         parent_ids: tuple[str, ...],
     ) -> None:
-        _Scope.__init__(self, owner, site)
+        self._owner = owner
+        self._site = site
+        self._span = INVALID_SPAN
         self._context = self._here = here
+        self._ended = 0
         self._message_id = message_id
         self._root_id = root_id
         self._parent_ids = parent_ids
@@ -321,7 +336,11 @@ class _Process(_Scope, ProcessScope):
         parent: SpanIdentity | None,
         attempt: int,
     ) -> None:
-        _Scope.__init__(self, owner, place.site)
+        self._owner = owner
+        self._site = place.site
+        self._span = INVALID_SPAN
+        self._context = _NOWHERE
+        self._ended = 0
         self._place = place
         self._message = message
         self._parent = parent
@@ -341,7 +360,8 @@ class _Process(_Scope, ProcessScope):
     def _begin(self) -> None:
         owner, message, parent = self._owner, self._message, self._parent
         # Clocks of two machines differ; nothing waits for less than no time.
-        self._queue_time_ms = max(self._start - message.timestamp, 0) / 1e6
+        waited = self._start - message.timestamp
+        self._queue_time_ms = waited / 1e6 if waited > 0 else 0.0
         trace_id, flags, trace_state = owner.tracer.place(parent)
         if flags & SAMPLED:
             span = self._span = MessageSpan(
@@ -361,7 +381,7 @@ class _Process(_Scope, ProcessScope):
             span.linked = owner.linked
         else:
             self._span = IdleSpan(trace_id, flags, trace_state)
-        working = Current(owner.bound.plugin, self._site.topic, message.id)
+        working = Current(owner.plugin, self._site.topic, message.id)
         self._context = Context({SPAN_KEY: self._span, CURRENT_KEY: working})
 
     def fail(self, error: BaseException | str, error_type: str | None = None) -> None:
@@ -384,8 +404,8 @@ class _Process(_Scope, ProcessScope):
         if error is not self._failure:
             self.fail(error)
 
-    def _finish(self) -> None:
+    def _finish(self, elapsed_ns: int) -> None:
         message_id, context, meters = self._message.id, self._context, self._place.meters
-        meters.processed(self._ended - self._start, self._error_type, message_id, context)
+        meters.processed(elapsed_ns, self._error_type, message_id, context)
         if self._attempt == 1:
             meters.queue_time(self._queue_time_ms, message_id, context)

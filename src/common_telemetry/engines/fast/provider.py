@@ -1,11 +1,9 @@
 """The tracer provider of the fast engine, which also knows when it must not be one."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Any, Final
-from weakref import WeakSet
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -15,9 +13,11 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
+from common_telemetry import forks
 from common_telemetry.engines.fast.bounded import Event, Link
 from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.identity import SAMPLED, ForeignIdentity
+from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.engines.fast.tracer import FastTracer
 from common_telemetry.engines.fast.wire import Origin
@@ -25,7 +25,6 @@ from common_telemetry.health import Faults
 from common_telemetry.spans import SpanEvent, SpanLink, SpanRecord
 from common_telemetry.tap import Tap
 
-_PID: Final = "process.pid"
 _logger = logging.getLogger("common_telemetry")
 
 
@@ -56,7 +55,7 @@ class FastTracerProvider(trace.TracerProvider):
         self._is_standing_by = True
         self.flush: Callable[[float], bool] = _flushed
         """What `force_flush` calls, with the seconds it may take."""
-        _providers.add(self)
+        forks.follow(self)
 
     @property
     def resource(self) -> Resource:
@@ -117,36 +116,33 @@ class FastTracerProvider(trace.TracerProvider):
             with self._faults.guard("span", f"span {span.name!r} cannot be exported"):
                 self.finish(_copy(span, context, self._tracer(span.instrumentation_scope)))
 
-    def origin(self, scope: InstrumentationScope) -> Origin:
-        """Resource and scope as OTLP. Made anew in a forked child, which is a process of its own."""
-        resource = self._sdk.resource
-        if resource.attributes.get(_PID) not in (None, os.getpid()):
-            resource = resource.merge(Resource({_PID: os.getpid()}))
-        return Origin(
-            resource.attributes,
-            resource.schema_url,
-            scope.name,
-            scope.version,
-            scope.schema_url,
-            scope.attributes,
-        )
+    def before_fork(self) -> None:
+        """Part of ForkAware."""
+        self._lock.acquire()
 
-    def begin_again(self) -> None:
-        """Be the provider of a forked child."""
-        self._lock = Lock()
+    def after_fork_in_parent(self) -> None:
+        """Part of ForkAware."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Part of ForkAware."""
         for tracer in self._tracers.values():
             tracer.forget_origin()
+        self._lock.release()
 
     def _tracer(self, scope: InstrumentationScope) -> FastTracer:
         with self._lock:
             tracer = self._tracers.get(scope)
             if tracer is None:
                 tracer = self._tracers[scope] = FastTracer(
-                    scope, self.origin, self._sdk.sampler, self._limits, self._faults, self.finish
+                    scope, self._origin, self._sdk.sampler, self._limits, self._faults, self.finish
                 )
                 if not self._is_standing_by:
                     tracer.hand_over(self._official(scope))
         return tracer
+
+    def _origin(self, scope: InstrumentationScope) -> Origin:
+        return origin_of(self.resource, scope)
 
     def _official(self, scope: InstrumentationScope) -> trace.Tracer:
         return self._sdk.get_tracer(scope.name, scope.version, scope.schema_url, scope.attributes)
@@ -230,15 +226,3 @@ def _forget(span: FastSpan) -> None:
 
 def _flushed(seconds: float) -> bool:
     return True
-
-
-_providers: WeakSet[FastTracerProvider] = WeakSet()
-
-
-def _in_a_child() -> None:
-    for provider in list(_providers):
-        provider.begin_again()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_a_child)

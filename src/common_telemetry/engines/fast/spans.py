@@ -88,7 +88,7 @@ class FastSpan(SpanIdentity, Span):
         self.end_ns: int | None = None
         self.pairs = pairs
         self.details: Details | None = None
-        self._known: SpanContext | None = None
+        self._known = None
 
     def own_attributes(self) -> dict[str, Any]:
         """The attributes, to change."""
@@ -268,7 +268,11 @@ class IdleSpan(SpanIdentity, NonRecordingSpan):
     __slots__ = ()
 
     def __init__(self, trace_id: bytes, flags: int, trace_state: TraceState | None) -> None:
-        SpanIdentity.__init__(self, trace_id, new_span_id(), flags, trace_state)
+        self.trace_id = trace_id
+        self.span_id = new_span_id()
+        self.flags = flags
+        self.trace_state = trace_state
+        self._known = None
 
 
 def links_of(given: Sequence[ApiLink], tracer: "FastTracer") -> tuple[list[Link], int]:

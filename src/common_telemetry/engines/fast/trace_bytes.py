@@ -131,7 +131,7 @@ class SpanWriter:
             parts.append(_trace_state(span.trace_state))
         if span.parent_id is not None:
             parts += (_PARENT_ID, span.parent_id)
-        parts += (_head(span), _START, time(span.start_ns), _END, time(span.end_ns))
+        parts += (_head(span), _START, wire.time(span.start_ns), _END, wire.time(span.end_ns))
         self._attributes(span.seen_attributes(), parts)
         self._details(span, parts)
         parts += (_FLAGS, _REMOTE[span.parent_is_remote])
@@ -172,8 +172,8 @@ class SpanWriter:
     def _event(self, event: Event) -> bytes:
         parts = [
             _EVENT_TIME,
-            time(event.time_ns),
-            wire.text(_EVENT_NAME, name(event.name)),
+            wire.time(event.time_ns),
+            wire.text(_EVENT_NAME, event.name),
             wire.attributes(_EVENT_ATTRIBUTE, event.attributes, self._refuse),
         ]
         if event.dropped_attributes:
@@ -248,7 +248,7 @@ def _attempt(number: int) -> bytes:
 
 
 def _head(span: FastSpan) -> bytes:
-    return wire.text(_NAME, name(span.name)) + _KINDS.get(span.kind, _KINDS[SpanKind.INTERNAL])
+    return wire.text(_NAME, span.name) + _KINDS.get(span.kind, _KINDS[SpanKind.INTERNAL])
 
 
 def _status(status: Status) -> bytes:
@@ -260,21 +260,3 @@ def _status(status: Status) -> bytes:
 
 def _trace_state(state: TraceState) -> bytes:
     return wire.text(_TRACE_STATE, state.to_header())
-
-
-def name(given: object) -> str:
-    """A name as text, whatever was given for one."""
-    if isinstance(given, str):
-        return given
-    try:
-        return "" if given is None else str(given)
-    except Exception:  # noqa: BLE001 - the class of it may be anything
-        return f"<a {type(given).__name__} that has no text>"
-
-
-def time(given: object) -> bytes:
-    """Unix nanoseconds as eight bytes; 0 for what is no time."""
-    try:
-        return wire.fixed64(int(given))  # type: ignore[call-overload]
-    except Exception:  # noqa: BLE001 - the caller of `end` or `add_event` may give anything
-        return wire.fixed64(0)

@@ -53,9 +53,22 @@ def delimited(tag: bytes, body: bytes) -> bytes:
     return tag + varint(len(body)) + body
 
 
-def text(tag: bytes, value: str) -> bytes:
-    """A text field. Never raises: half a surrogate pair, which no UTF-8 has, becomes a question mark."""
+def text(tag: bytes, value: object) -> bytes:
+    """A text field. Never raises: what is no text is written as its text, what UTF-8 has not as `?`."""
+    if not isinstance(value, str):
+        try:
+            value = "" if value is None else str(value)
+        except Exception:  # noqa: BLE001 - the class of it may be anything
+            value = f"<a {type(value).__name__} without text>"
     return delimited(tag, value.encode("utf-8", "replace"))
+
+
+def time(value: object) -> bytes:
+    """The value of a time field, Unix nanoseconds. Never raises: what is no time becomes 0."""
+    try:
+        return fixed64(int(value))  # type: ignore[call-overload]
+    except Exception:  # noqa: BLE001 - whoever ends a span or adds an event may give anything for a time
+        return fixed64(0)
 
 
 # AnyValue and KeyValue (common.proto).
