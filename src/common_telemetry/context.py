@@ -69,6 +69,7 @@ class TelemetryContext:
         self._closing = Lock()
         self._result: bool | None = None
         if providers is not None:
+            providers.flush = self.flush
             atexit.register(self.shutdown)
 
     @classmethod

@@ -1,7 +1,7 @@
 """OpenTelemetry providers: those of the application where it has set some, our own from the SDK where not."""
 
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -151,6 +151,8 @@ class OwnProviders:
         self._resource = _resource(config.service_name)
         self._views = views
         self._tap = tap
+        self.flush: Callable[[float], bool] = _nothing_to_flush
+        """What `force_flush` of the fast engine's providers calls, with the seconds it may take."""
         self._sampler: Sampler | None = None
         self.adopted_tracer = tracer
         self.adopted_meter = meter
@@ -213,11 +215,15 @@ class OwnProviders:
             _logs.set_logger_provider(self._own_logger)
             _ours.add(self._own_logger)
 
+    def _flushed(self, seconds: float) -> bool:
+        return self.flush(seconds)
+
     def _make_tracer(self, resource: Resource) -> TracerProvider | FastTracerProvider:
         if self._fast_spans:
             fast = FastTracerProvider(
                 resource, self.exporters.spans, self._tap, self.exporters.faults, sampler=self._sampler
             )
+            fast.flush = self._flushed
             self._sampler = fast.sampler
             return fast
         made = TracerProvider(self._sampler, resource, shutdown_on_exit=False)
@@ -233,9 +239,11 @@ class OwnProviders:
                 return metrics.NoOpMeterProvider()  # measuring costs, and nobody would ever see it
             from common_telemetry.engines.fast.meter import FastMeterProvider
 
-            return FastMeterProvider(
+            fast = FastMeterProvider(
                 exporters.measured, lambda scope: origin_of(resource, scope), exporters.faults
             )
+            fast.flush = self._flushed
+            return fast
         from opentelemetry.sdk.metrics import MeterProvider
 
         from common_telemetry import views
@@ -256,6 +264,10 @@ class OwnProviders:
         for pipeline in self.exporters.logs:
             made.add_log_record_processor(pipeline.processor)
         return made
+
+
+def _nothing_to_flush(seconds: float) -> bool:
+    return True
 
 
 def global_tracer() -> trace.TracerProvider | None:

@@ -6,8 +6,11 @@ from random import Random
 from time import time_ns
 from typing import Any, Final, Literal
 
-from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, get_current_span
+from opentelemetry.context import Context, get_current
+from opentelemetry.trace import INVALID_SPAN, Span
+
+from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity
+from common_telemetry.engines.fast.tracer import SPAN_KEY
 
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
 EXEMPLAR_FILTERS: Final[tuple[ExemplarFilter, ...]] = ("trace_based", "always_on", "always_off")
@@ -19,7 +22,6 @@ Bare tuples, because one is made for every measurement in a sampled span.
 """
 Exemplar = tuple[float, Sample]
 
-_SAMPLED: Final = 0x01
 _random: Final = Random()  # noqa: S311 - chooses examples, keeps no secret
 
 
@@ -32,11 +34,16 @@ def sample(
     """
     if mode == "always_off":
         return None
-    span = get_current_span(context)
-    if span is INVALID_SPAN:
+    # As in the SDK, an empty context is as good as none.
+    span = (context or get_current()).get(SPAN_KEY)
+    if isinstance(span, SpanIdentity):  # ours: nothing has to be made only to be taken apart again
+        if mode == "trace_based" and not span.flags & SAMPLED:
+            return None
+        return time_ns(), span.trace_id, span.span_id, left_out
+    if not isinstance(span, Span) or span is INVALID_SPAN:
         return None if mode == "trace_based" else (time_ns(), None, None, left_out)
     found = span.get_span_context()
-    if mode == "trace_based" and not found.trace_flags & _SAMPLED:
+    if mode == "trace_based" and not found.trace_flags & SAMPLED:
         return None
     return time_ns(), found.trace_id.to_bytes(16, "big"), found.span_id.to_bytes(8, "big"), left_out
 

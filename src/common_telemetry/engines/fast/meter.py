@@ -23,6 +23,7 @@ from opentelemetry.metrics import (
 from opentelemetry.metrics import _Gauge as Gauge
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from common_telemetry.catalogue import Metric
 from common_telemetry.engines.fast.metrics import Instrument, InstrumentKind, Metrics
 from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.errors import describe
@@ -83,10 +84,23 @@ class FastMeter(Meter):
         self, metrics: Metrics, scope: InstrumentationScope, origin: MakeOrigin, faults: Faults
     ) -> None:
         super().__init__(scope.name, scope.version, scope.schema_url)
+        self.metrics = metrics
         self._scope = metrics.scope(lambda: origin(scope))
         self._faults = faults
         self._lock_of_made = Lock()
         self._made: dict[tuple[str, InstrumentKind, str, str], Any] = {}
+
+    def instrument(self, metric: Metric) -> Instrument:
+        """The instrument of `metric`, to bind series of it."""
+        name, unit, description = metric.name, metric.unit, metric.description
+        made: _Recording
+        if metric.kind == "counter":
+            made = self._instrument(FastCounter, "counter", name, unit, description)
+        elif metric.kind == "gauge":
+            made = self._instrument(FastGauge, "gauge", name, unit, description)
+        else:
+            made = self._instrument(FastHistogram, "histogram", name, unit, description, metric.buckets)
+        return made.instrument
 
     def create_counter(self, name: str, unit: str = "", description: str = "") -> Counter:
         return self._instrument(FastCounter, "counter", name, unit, description)
