@@ -142,7 +142,7 @@ class TelemetryContext:
         from common_telemetry.tap import Tap
 
         faults = exporters.faults
-        tap = Tap(faults)
+        tap = Tap(faults, exporters.redaction)
         made = OwnProviders(
             config, exporters, tracer=tracer, meter=meter, logger=logger, views=views, tap=tap
         )

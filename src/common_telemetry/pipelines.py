@@ -20,10 +20,12 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from common_telemetry import sdk_redaction
 from common_telemetry.errands import Errands
 from common_telemetry.errors import describe
 from common_telemetry.health import Tally
 from common_telemetry.pipeline import Pipeline
+from common_telemetry.redaction import NO_REDACTION, Redaction
 
 # The SDK's own 2,048 loses more than a third of the spans at 8,000 a second.
 _QUEUE_LIMIT: Final = 32_768
@@ -51,9 +53,10 @@ class _SdkPipeline(Pipeline):
 class _Counting:
     """The counting common to the three kinds of exporter."""
 
-    def __init__(self, inner: Any, tally: Tally) -> None:
+    def __init__(self, inner: Any, tally: Tally, redaction: Redaction) -> None:
         self._inner = inner
         self._tally = tally
+        self._redaction = redaction
         self._abandoned = False
         self._released = False
 
@@ -89,6 +92,8 @@ class CountingSpanExporter(_Counting, SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """As the wrapped exporter."""
+        if self._redaction.is_active:
+            spans = [sdk_redaction.span(span, self._redaction) for span in spans]
         exported = self._count(len(spans), lambda: self._inner.export(spans) is SpanExportResult.SUCCESS)
         return SpanExportResult.SUCCESS if exported else SpanExportResult.FAILURE
 
@@ -103,8 +108,8 @@ class CountingSpanExporter(_Counting, SpanExporter):
 class CountingMetricExporter(_Counting, MetricExporter):
     """Passes metrics on and counts data points. Several readers may share it."""
 
-    def __init__(self, inner: MetricExporter, tally: Tally) -> None:
-        _Counting.__init__(self, inner, tally)
+    def __init__(self, inner: MetricExporter, tally: Tally, redaction: Redaction) -> None:
+        _Counting.__init__(self, inner, tally, redaction)
         # The reader asks the exporter for these; there is no public way to read them.
         MetricExporter.__init__(self, inner._preferred_temporality, inner._preferred_aggregation)
         self._one_at_a_time = threading.Lock()
@@ -116,6 +121,8 @@ class CountingMetricExporter(_Counting, MetricExporter):
         points = _data_points(metrics_data)
         if not points:
             return MetricExportResult.SUCCESS
+        if self._redaction.is_active:
+            metrics_data = sdk_redaction.metrics(metrics_data, self._redaction)
         self._tally.enter(points)
         with self._one_at_a_time:
             exported = self._count(
@@ -139,6 +146,8 @@ class CountingLogExporter(_Counting, LogRecordExporter):
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """As the wrapped exporter."""
+        if self._redaction.is_active:
+            batch = [sdk_redaction.log_record(record, self._redaction) for record in batch]
         exported = self._count(len(batch), lambda: self._inner.export(batch) is LogRecordExportResult.SUCCESS)
         return LogRecordExportResult.SUCCESS if exported else LogRecordExportResult.FAILURE
 
@@ -153,10 +162,10 @@ class CountingLogExporter(_Counting, LogRecordExporter):
 class TracePipeline(_SdkPipeline):
     """Spans in batches. `processor` belongs on a tracer provider."""
 
-    def __init__(self, exporter: SpanExporter, name: str) -> None:
+    def __init__(self, exporter: SpanExporter, name: str, redaction: Redaction = NO_REDACTION) -> None:
         limit = _limit("OTEL_BSP_MAX_QUEUE_SIZE")
         tally = Tally("traces", name, limit)
-        counting = CountingSpanExporter(exporter, tally)
+        counting = CountingSpanExporter(exporter, tally, redaction)
         super().__init__(tally, counting)
         self._batches = BatchSpanProcessor(counting, max_queue_size=limit)
         self.processor: SpanProcessor = _SpanGate(self._batches, tally)
@@ -174,10 +183,10 @@ class TracePipeline(_SdkPipeline):
 class LogPipeline(_SdkPipeline):
     """Log records in batches. `processor` belongs on a logger provider."""
 
-    def __init__(self, exporter: LogRecordExporter, name: str) -> None:
+    def __init__(self, exporter: LogRecordExporter, name: str, redaction: Redaction = NO_REDACTION) -> None:
         limit = _limit("OTEL_BLRP_MAX_QUEUE_SIZE")
         tally = Tally("logs", name, limit)
-        counting = CountingLogExporter(exporter, tally)
+        counting = CountingLogExporter(exporter, tally, redaction)
         super().__init__(tally, counting)
         self._batches = BatchLogRecordProcessor(counting, max_queue_size=limit)
         self.processor: LogRecordProcessor = _LogGate(self._batches, tally)
@@ -195,9 +204,9 @@ class LogPipeline(_SdkPipeline):
 class MetricPipeline(_SdkPipeline):
     """Metrics at an interval. Each meter provider gets a reader of its own, all on the one exporter."""
 
-    def __init__(self, exporter: MetricExporter, name: str) -> None:
+    def __init__(self, exporter: MetricExporter, name: str, redaction: Redaction = NO_REDACTION) -> None:
         tally = Tally("metrics", name, _QUEUE_LIMIT)
-        self._counting = CountingMetricExporter(exporter, tally)
+        self._counting = CountingMetricExporter(exporter, tally, redaction)
         super().__init__(tally, self._counting)
         self._readers: list[MetricReader] = []
 

@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resourc
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from common_telemetry.attributes import PluginIdentity
+from common_telemetry.attributes import UNBOUNDED, PluginIdentity
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
 from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.loggers import FastLoggerProvider, FastRecord
@@ -25,6 +25,7 @@ from common_telemetry.environment import ExporterChoice
 from common_telemetry.health import Faults, Signal
 from common_telemetry.logs import LogEmitter
 from common_telemetry.pipeline import Pipeline
+from common_telemetry.redaction import NO_REDACTION, Redaction
 from common_telemetry.tap import Tap
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Exporters:
     records: Buffer[FastRecord] | None = None
     fast: list[Pipeline] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
+    redaction: Redaction = NO_REDACTION
 
     @property
     def pipelines(self) -> list[Pipeline]:
@@ -69,7 +71,7 @@ def load(
 
     Raises TelemetryConfigError if one is not installed or cannot be made.
     """
-    found, faults = Exporters(), []
+    found, faults = Exporters(redaction=Redaction(config.redact)), []
     for choice in choices:
         try:
             if config.engine == "fast" and choice.signal not in official:
@@ -91,16 +93,16 @@ def _add_fast(found: Exporters, choice: ExporterChoice, environ: Mapping[str, st
     from common_telemetry.engines.fast.trace_bytes import span_buffer
 
     if choice.signal == "metrics":
-        found.measured = Metrics(options_of(environ))
+        found.measured = Metrics(options_of(environ, found.redaction))
         found.fast.append(exports.MetricPipeline(choice, found.measured, environ))
         return
     limit = exports.queue_limit(choice.signal, environ)
     batch = exports.batch_size(choice.signal, environ)
     if choice.signal == "traces":
-        found.spans = span_buffer(limit, found.faults, batch=batch)
+        found.spans = span_buffer(limit, found.faults, batch=batch, redaction=found.redaction)
         found.fast.append(exports.BufferPipeline(choice, found.spans, environ))
     else:
-        found.records = log_buffer(limit, found.faults, batch=batch)
+        found.records = log_buffer(limit, found.faults, batch=batch, redaction=found.redaction)
         found.fast.append(exports.BufferPipeline(choice, found.records, environ))
 
 
@@ -111,13 +113,13 @@ def _add(found: Exporters, choice: ExporterChoice) -> None:
 
     make = _entry_point(choice)
     if choice.signal == "traces":
-        found.traces.append(pipelines.TracePipeline(make(), choice.name))
+        found.traces.append(pipelines.TracePipeline(make(), choice.name, found.redaction))
     elif choice.signal == "logs":
-        found.logs.append(pipelines.LogPipeline(make(), choice.name))
+        found.logs.append(pipelines.LogPipeline(make(), choice.name, found.redaction))
     elif isinstance(make, type) and issubclass(make, MetricReader):
         found.readers.append(make())
     else:
-        found.metrics.append(pipelines.MetricPipeline(make(), choice.name))
+        found.metrics.append(pipelines.MetricPipeline(make(), choice.name, found.redaction))
     pipelines.listen_to_exporters()
 
 
@@ -148,7 +150,7 @@ class OwnProviders:
         self.exporters = exporters
         self._config = config
         self._of_plugin: dict[str, PluginProviders] = {}
-        self._resource = _resource(config.service_name)
+        self._resource = _resource(config.service_name, exporters.redaction)
         self._views = views
         self._tap = tap
         self.flush: Callable[[float], bool] = _nothing_to_flush
@@ -251,8 +253,13 @@ class OwnProviders:
         readers = [pipeline.another_reader() for pipeline in exporters.metrics]
         readers += exporters.readers
         mine = list(self._views)
-        if self._config.message_id_on_metrics != "attribute":
-            mine = views.keeping(views.not_a_message_id, mine)
+        may_have_ids = self._config.message_id_on_metrics == "attribute"
+        if exporters.redaction.is_active or not may_have_ids:
+            keeps = exporters.redaction.keeps
+            mine = views.keeping(
+                lambda key: keeps(key) and (may_have_ids or key not in UNBOUNDED),
+                mine,
+            )
         return MeterProvider(readers, resource=resource, views=mine, shutdown_on_exit=False)
 
     def _make_logger(self, resource: Resource) -> "LoggerProvider | FastLoggerProvider":
@@ -290,10 +297,11 @@ def _set_by_others(provider: _P) -> _P | None:
     return None if "Proxy" in type(provider).__name__ or provider in _ours else provider
 
 
-def _resource(service_name: str) -> Resource:
+def _resource(service_name: str, redaction: Redaction) -> Resource:
     found = Resource.create()  # OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, detectors
     named = str(found.attributes.get(SERVICE_NAME, ""))
     own: dict[str, str | int] = {"process.pid": os.getpid()}
     if not named or named.startswith("unknown_service"):
         own[SERVICE_NAME] = service_name
-    return found.merge(Resource(own))
+    made = found.merge(Resource(own))
+    return Resource(redaction.of(made.attributes), made.schema_url) if redaction.is_active else made

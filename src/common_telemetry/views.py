@@ -6,14 +6,7 @@ from typing import Any, cast
 
 from opentelemetry.sdk.metrics.view import View
 
-from common_telemetry.attributes import UNBOUNDED
-
 Keep = Callable[[str], bool]
-
-
-def not_a_message_id(key: str) -> bool:
-    """Whether an attribute may be on a series: a message id would make every message one of its own."""
-    return key not in UNBOUNDED
 
 
 def keeping(keep: Keep, views: Sequence[View] = ()) -> list[View]:

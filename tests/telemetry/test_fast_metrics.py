@@ -29,11 +29,13 @@ from opentelemetry.sdk.metrics.view import Aggregation, ExponentialBucketHistogr
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from common_telemetry.attributes import UNBOUNDED
 from common_telemetry.engines.fast import metrics as fast_metrics
 from common_telemetry.engines.fast.exemplars import EXEMPLAR_FILTERS, ExemplarFilter, Reservoir
 from common_telemetry.engines.fast.metrics import InstrumentKind, MetricOptions, Metrics, Temporality
 from common_telemetry.engines.fast.wire import Origin
-from common_telemetry.views import keeping, not_a_message_id
+from common_telemetry.redaction import Redaction
+from common_telemetry.views import keeping
 
 RESOURCE: Mapping[str, Any] = {"service.name": "shop", "n": 3}
 TEMPORALITIES: tuple[Temporality, ...] = ("cumulative", "delta", "lowmemory")
@@ -88,7 +90,7 @@ class Official:
         self._provider = MeterProvider(
             [self._reader],
             resource=Resource(dict(RESOURCE), "https://schema/1"),
-            views=keeping(not_a_message_id),
+            views=keeping(lambda key: key not in UNBOUNDED),
             exemplar_filter=FILTERS[exemplars](),
             shutdown_on_exit=False,
         )
@@ -427,7 +429,7 @@ def test_a_reservoir_keeps_every_offer_with_the_same_probability() -> None:
 
 
 def test_what_must_not_leave_the_process_is_on_no_series_and_no_exemplar() -> None:
-    metrics, scope = fast(keep=lambda key: key not in ("password", "message.id"), exemplars="always_on")
+    metrics, scope = fast(redaction=Redaction(("password", "message.id")), exemplars="always_on")
     counter = scope.instrument("a", "counter")
     for number in range(3):
         counter.record(1, {"password": f"p{number}", "k": 1, "message.id": "m1"})

@@ -22,7 +22,7 @@ from common_telemetry.context import TelemetryContext
 from common_telemetry.engine import Clock
 from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.log_bytes import log_buffer
-from common_telemetry.engines.fast.metrics import Metrics
+from common_telemetry.engines.fast.metrics import MetricOptions, Metrics
 from common_telemetry.engines.fast.trace_bytes import span_buffer
 from common_telemetry.errands import Errands
 from common_telemetry.health import Signal, Tally
@@ -30,6 +30,7 @@ from common_telemetry.pipeline import Pipeline
 from common_telemetry.pipelines import LogPipeline, MetricPipeline, TracePipeline
 from common_telemetry.plugin import PluginTelemetry
 from common_telemetry.providers import Exporters
+from common_telemetry.redaction import Redaction
 from common_telemetry.testing.received import ReceivedLog, ReceivedPoint, ReceivedSpan
 from common_telemetry.testing.store import Received
 
@@ -42,18 +43,19 @@ class InMemoryTelemetry:
     def __init__(self, config: TelemetryConfig | None = None, *, clock: Clock = time) -> None:
         self._received = Received()
         config = config or TelemetryConfig()
-        exporters = Exporters()
+        redaction = Redaction(config.redact)
+        exporters = Exporters(redaction=redaction)
         if config.engine == "fast":
-            exporters.spans = span_buffer(_LIMIT, exporters.faults)
+            exporters.spans = span_buffer(_LIMIT, exporters.faults, redaction=redaction)
             exporters.fast.append(_FromBuffer("traces", exporters.spans, self._add_spans))
-            exporters.measured = Metrics()
+            exporters.measured = Metrics(MetricOptions(redaction=redaction))
             exporters.fast.append(_Measured(exporters.measured, self._received))
-            exporters.records = log_buffer(_LIMIT, exporters.faults)
+            exporters.records = log_buffer(_LIMIT, exporters.faults, redaction=redaction)
             exporters.fast.append(_FromBuffer("logs", exporters.records, self._add_logs))
         else:
-            exporters.traces.append(TracePipeline(_Spans(self._received), "memory"))
-            exporters.logs.append(LogPipeline(_Logs(self._received), "memory"))
-            exporters.metrics.append(MetricPipeline(_Metrics(self._received), "memory"))
+            exporters.traces.append(TracePipeline(_Spans(self._received), "memory", redaction))
+            exporters.logs.append(LogPipeline(_Logs(self._received), "memory", redaction))
+            exporters.metrics.append(MetricPipeline(_Metrics(self._received), "memory", redaction))
         self.context = TelemetryContext._assemble(config, exporters, clock=clock)
 
     def _add_spans(self, request: bytes) -> None:

@@ -119,9 +119,8 @@ class _OnSeries(_Targets[Series]):
         self._lock = metrics.lock
         self._always = metrics.options.exemplars == "always_on"
         self._if_sampled = metrics.options.exemplars == "trace_based"
-        keep = metrics.options.keep
-        self._with_id = bound.config.message_id_on_metrics == "exemplar" and (
-            keep is None or keep(names.MESSAGE_ID)
+        self._with_id = bound.config.message_id_on_metrics == "exemplar" and metrics.options.redaction.keeps(
+            names.MESSAGE_ID
         )
         super().__init__(bound, topic)
 

@@ -27,6 +27,7 @@ from common_telemetry.engines.fast.series import (
     SumSeries,
 )
 from common_telemetry.engines.fast.wire import Origin, request
+from common_telemetry.redaction import NO_REDACTION, Redaction
 
 _logger = logging.getLogger("common_telemetry")
 
@@ -63,18 +64,15 @@ _MONOTONIC: Final[frozenset[InstrumentKind]] = frozenset({"counter", "observable
 
 @dataclass(frozen=True, slots=True)
 class MetricOptions:
-    """How metrics are aggregated.
-
-    `keep` says of an attribute key whether it may leave the process; None lets all.
-    """
+    """How metrics are aggregated, and which attributes are left out of them."""
 
     temporality: Temporality = "cumulative"
     exponential: bool = False
     exemplars: ExemplarFilter = "trace_based"
-    keep: Callable[[str], bool] | None = None
+    redaction: Redaction = NO_REDACTION
 
 
-def options_of(environ: Mapping[str, str]) -> MetricOptions:
+def options_of(environ: Mapping[str, str], redaction: Redaction = NO_REDACTION) -> MetricOptions:
     """What the OTEL_* variables say. Raises ValueError for an exemplar filter that does not exist.
 
     What its exporter does not know is logged, as there, and the default taken.
@@ -92,7 +90,7 @@ def options_of(environ: Mapping[str, str]) -> MetricOptions:
     exemplars = next((one for one in EXEMPLAR_FILTERS if one == wanted), None)
     if exemplars is None:
         raise ValueError(f"OTEL_METRICS_EXEMPLAR_FILTER={wanted} is none of {', '.join(EXEMPLAR_FILTERS)}")
-    return MetricOptions(temporality or "cumulative", aggregation == _EXPONENTIAL, exemplars)
+    return MetricOptions(temporality or "cumulative", aggregation == _EXPONENTIAL, exemplars, redaction)
 
 
 class Metrics:
@@ -223,7 +221,7 @@ class Instrument:
         self._delta = kind in _DELTA_KINDS[options.temporality]
         # Of what a callback tells only the callback knows the beginning, so its series stay.
         self._restarts = self._delta and not kind.startswith("observable")
-        self._keep = options.keep
+        self._redaction = options.redaction
         self._series: dict[Key, Series] = {}
         self._recent: dict[Key, Series] = {}
         self._collected_ns = 0
@@ -258,8 +256,8 @@ class Instrument:
 
     def sample(self, context: Context | None, left_out: Mapping[str, Any]) -> Sample | None:
         """What makes a measurement in this context an exemplar; None if it may not be one."""
-        if left_out and self._keep is not None:
-            left_out = {key: value for key, value in left_out.items() if self._keep(key)}
+        if left_out and self._redaction.is_active:
+            left_out = self._redaction.of(left_out)
         return sample(self._exemplars, context, left_out)
 
     def admit(self, series: Series) -> Series:
@@ -312,8 +310,8 @@ class Instrument:
 
     def _find(self, attributes: Mapping[str, Any]) -> Series:
         cleaned: dict[str, Any] = clean(attributes, None)
-        if self._keep is not None:
-            cleaned = {key: value for key, value in cleaned.items() if self._keep(key)}
+        if self._redaction.is_active:
+            cleaned = self._redaction.of(cleaned)
         key = _key_of(cleaned)
         return self._series.get(key) or self._new(cleaned, key)
 
