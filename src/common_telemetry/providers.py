@@ -1,18 +1,20 @@
 """OpenTelemetry providers: those of the application where it has set some, our own from the SDK where not."""
 
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakSet
 
 from opentelemetry import _logs, metrics, trace
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from common_telemetry.attributes import UNBOUNDED, PluginIdentity
+from common_telemetry.catalogue import LOST
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
 from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.loggers import FastLoggerProvider, FastRecord
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from common_telemetry.pipelines import LogPipeline, MetricPipeline, TracePipeline
 
 _P = TypeVar("_P")
+_OWN_SCOPE: Final = "common_telemetry"
 _ours: WeakSet[Any] = WeakSet()
 
 
@@ -162,6 +165,10 @@ class OwnProviders:
         self._own_tracer = None if tracer else self._make_tracer(self._resource)
         self._own_meter = None if meter else self._make_meter(self._resource)
         self._own_logger = None if logger else self._make_logger(self._resource)
+        if self._own_meter is not None:
+            self._own_meter.get_meter(_OWN_SCOPE).create_observable_counter(
+                LOST.name, [self._lost], LOST.unit, LOST.description
+            )
 
     @property
     def tracer(self) -> trace.TracerProvider:
@@ -216,6 +223,16 @@ class OwnProviders:
         if self._own_logger and global_logger() is None:
             _logs.set_logger_provider(self._own_logger)
             _ours.add(self._own_logger)
+
+    def _lost(self, options: CallbackOptions) -> Iterator[Observation]:
+        signal, exporter, reason = LOST.attributes
+        for pipeline in self.exporters.pipelines:
+            health = pipeline.tally.health()
+            about = {signal: health.signal, exporter: health.exporter}
+            if health.dropped:
+                yield Observation(health.dropped, {**about, reason: "dropped"})
+            if health.failed:
+                yield Observation(health.failed, {**about, reason: "failed"})
 
     def _flushed(self, seconds: float) -> bool:
         return self.flush(seconds)

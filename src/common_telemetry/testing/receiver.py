@@ -1,6 +1,7 @@
 """An OTLP receiver on free loopback ports: HTTP with protobuf, and gRPC."""
 
 import gzip
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,11 @@ class OtlpReceiver(Received):
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     receiver: OtlpReceiver
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a sender that did not wait for its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _HttpHandler(BaseHTTPRequestHandler):
