@@ -6,6 +6,7 @@ happens here: writing bytes, compressing, sending, waiting to try again.
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -15,6 +16,9 @@ from common_telemetry import forks
 from common_telemetry.errands import Errand
 
 _logger = logging.getLogger("common_telemetry")
+_LOOK: Final = "look for errands"
+_EXPORT: Final = "export"
+_END: Final = "end"
 
 
 class ExportWorker:
@@ -36,24 +40,25 @@ class ExportWorker:
     def run(self, work: Callable[[], object]) -> Errand:
         """Have `work` done after what is being done."""
         errand = Errand(work)
-        self._queue.put(errand)
+        self._errands.append(errand)
+        self._signals.put(_LOOK)
         return errand
 
     def wake(self) -> None:
         """Have `export` called soon. Never blocks, also in a signal handler."""
-        self._queue.put(_WAKE)
+        self._signals.put(_EXPORT)
 
     @property
     def has_errands(self) -> bool:
-        """Whether something waits to be done."""
-        return not self._queue.empty()
+        """Whether somebody waits for something to be done."""
+        return bool(self._errands)
 
     def close(self, last: Callable[[], object]) -> None:
         """Do `last` after what was given before, and end the thread. Safe to repeat."""
         if not self._closed:
             self._closed = True
             self.run(last)
-            self._queue.put(_END)
+            self._signals.put(_END)
 
     def before_fork(self) -> None:
         """Part of ForkAware."""
@@ -67,35 +72,31 @@ class ExportWorker:
             self._begin()
 
     def _begin(self) -> None:
-        self._queue: SimpleQueue[Errand] = SimpleQueue()
-        threading.Thread(target=self._work, args=(self._queue,), name=self._name, daemon=True).start()
+        # A queue, because putting something into it is safe even where a signal has interrupted a put.
+        self._signals: SimpleQueue[str] = SimpleQueue()
+        self._errands: deque[Errand] = deque()
+        work = threading.Thread(
+            target=self._work, args=(self._signals, self._errands), name=self._name, daemon=True
+        )
+        work.start()
 
-    def _work(self, queue: "SimpleQueue[Errand]") -> None:
+    def _work(self, signals: "SimpleQueue[str]", errands: deque[Errand]) -> None:
         due = monotonic() + self._interval_s
-        while True:
+        signal = _LOOK
+        while signal is not _END:
+            while errands:
+                errands.popleft().run()
+            if signal is _EXPORT:
+                self._export_safely(False)
             try:
-                errand = queue.get(timeout=max(0.0, due - monotonic()))
+                signal = signals.get(timeout=max(0.0, due - monotonic()))
             except Empty:
                 self._export_safely(True)
                 due = monotonic() + self._interval_s
-                continue
-            if errand is _END:
-                return
-            if errand is _WAKE:
-                self._export_safely(False)
-            else:
-                errand.run()
+                signal = _LOOK
 
     def _export_safely(self, due: bool) -> None:
         try:
             self._export(due)
         except Exception:  # the thread must live on, or nothing is exported any more
             _logger.exception("telemetry: an export failed")
-
-
-def _nothing() -> None:
-    """Not called: the two errands below are signs."""
-
-
-_WAKE: Final = Errand(_nothing)
-_END: Final = Errand(_nothing)
