@@ -28,6 +28,10 @@ _DELAY_MS: Final[Mapping[Signal, float]] = {"traces": 5_000, "logs": 1_000, "met
 _LONGEST_REST_S: Final = 300.0
 
 
+class NotSentError(Exception):
+    """Not everything was sent; it is counted, or still waits."""
+
+
 class BufferTally(Tally):
     """Counts what came out of a buffer, and knows what is still in it or never got in."""
 
@@ -128,27 +132,37 @@ class BufferPipeline(_FastPipeline):
         buffer.wake = self._worker.wake
 
     def flush(self) -> None:
-        """Part of Pipeline. Stops when the backend cannot be reached: what was not tried stays."""
-        self._send(least=1)
+        """Part of Pipeline. Raises NotSentError when the backend cannot be reached; what is left stays."""
+        # What is added in the meantime is for another time, or a busy program would flush without end.
+        if not self._send(len(self._buffer)):
+            raise NotSentError
 
     def close(self) -> None:
         """Part of Pipeline."""
         self.tally.close()
         self._buffer.close()
-        self._send(least=1)
+        self.flush()
 
     def _export(self, due: bool) -> None:
         # Woken for a batch, it sends full ones: small requests cost as much as large ones.
-        self._send(least=1 if due else self._batch, until_errand=True)
-
-    def _send(self, least: int, *, until_errand: bool = False) -> None:
-        while len(self._buffer) >= least and not self._rests:
-            if until_errand and self._worker.has_errands:
+        least = 1 if due else self._batch
+        while len(self._buffer) >= least and self._send(self._batch):
+            if self._worker.has_errands:
                 self._worker.wake()  # somebody waits for an answer; go on afterwards
                 return
-            drained = self._buffer.drain(self._batch)
-            if drained is None or not self._deliver(*drained):
-                return
+
+    def _send(self, count: int) -> bool:
+        """Send so many, in batches; False if the backend cannot be reached, or wants to be left alone."""
+        while count > 0:
+            if self._rests:
+                return False
+            drained = self._buffer.drain(min(count, self._batch))
+            if drained is None:
+                return True
+            count -= drained[1]
+            if not self._deliver(*drained):
+                return False
+        return True
 
 
 class MetricPipeline(_FastPipeline):
@@ -167,19 +181,23 @@ class MetricPipeline(_FastPipeline):
         )
 
     def flush(self) -> None:
-        """Part of Pipeline."""
-        self._export(due=True)
+        """Part of Pipeline. Raises NotSentError when the backend cannot be reached."""
+        if not self._send():
+            raise NotSentError
 
     def close(self) -> None:
         """Part of Pipeline."""
         self.tally.close()
-        self._export(due=True)
+        self.flush()
 
     def _export(self, due: bool) -> None:
-        # While the backend wants to rest, measurements go on adding up; none is lost.
-        collected = None if self._rests else self._metrics.collect()
-        if collected is not None:
-            self._deliver(*collected)
+        self._send()
+
+    def _send(self) -> bool:
+        if self._rests:
+            return False  # measurements go on adding up; none is lost
+        collected = self._metrics.collect()
+        return collected is None or self._deliver(*collected)
 
 
 def queue_limit(signal: Signal, environ: Mapping[str, str]) -> int:
