@@ -73,22 +73,25 @@ def run(python: str, module: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
+_INTRODUCTION: Final = """\
+# What telemetry costs
+
+Written by `make bench-telemetry`; the numbers as measured are in `telemetry.json`. `fast` and `official` are the
+two engines of `common_telemetry`, called in the same way; their data is the same. `by hand` is a message as people
+trace it with the OpenTelemetry SDK: extract, one span with five attributes, inject, one histogram, one counter.
+The `whole message` of the engines is more than that: a process span, a publish span with inject, three histograms,
+a counter, and on each span the attributes of both vocabularies.
+
+![CPU time of a whole message](telemetry.svg)
+"""
+
+
 def written(results: Sequence[dict[str, Any]]) -> str:
     """The page of results."""
-    parts = [
-        "# What telemetry costs\n",
-        "Written by `make bench-telemetry`; the numbers as measured are in `telemetry.json`. `fast` and `official` are",
-        "the two engines of `common_telemetry`, called in the same way; their data is the same. `by hand` is a message",
-        "as people trace it with the OpenTelemetry SDK: extract, one span with five attributes, inject, one histogram,",
-        "one counter. The `whole message` of the engines is more than that: a process span, a publish span with inject,",
-        "three histograms, a counter, and on each span the attributes of both vocabularies.\n",
-        "![CPU time of a whole message](telemetry.svg)\n",
-    ]
+    parts = [_INTRODUCTION]
     for result in results:
-        parts += [
-            f"## Python {result['python']}, opentelemetry-sdk {result['opentelemetry']}\n",
-            *tables(result),
-        ]
+        parts.append(f"## Python {result['python']}, opentelemetry-sdk {result['opentelemetry']}\n")
+        parts += tables(result)
     return "\n".join(parts)
 
 
@@ -96,10 +99,10 @@ def tables(result: dict[str, Any]) -> list[str]:
     """The tables of one interpreter."""
     rounds = result["rounds"]
     return [
-        f"CPU time of the calling thread in microseconds a call: the middle of {rounds} rounds (the best of them).\n",
+        f"CPU time of the calling thread in microseconds a call, middle (and best) of {rounds} rounds:\n",
         *operations(result["operations"]),
         "",
-        "Full speed for ten seconds over OTLP/HTTP to a receiver in another process, which counts every span:\n",
+        "Full speed over OTLP/HTTP to a receiver in another process, which counts every span:\n",
         *end_to_end(result["end_to_end"]),
         "",
         "A process that has reported one span, one measurement and one log record:\n",
@@ -126,14 +129,15 @@ def cell(times: dict[str, float] | None) -> str:
 def end_to_end(measured: dict[str, Any]) -> list[str]:
     """The table of the runs at full speed."""
     rows = [
-        "| engine | messages/s | spans made | arrived | lost | CPU us a span, all threads | peak memory, MB |",
+        "| engine | messages/s | spans made | arrived | lost | CPU us a span, all threads | peak MB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for engine, found in measured.items():
         lost = found["spans"] - found["arrived"]
+        rate = found["messages"] / found["seconds"]
         rows.append(
-            f"| {engine} | {found['messages'] / found['seconds']:,.0f} | {found['spans']:,} "
-            f"| {found['arrived']:,} | {lost:,} | {found['cpu_us_per_span']:.1f} | {found['max_rss_mb']:.0f} |"
+            f"| {engine} | {rate:,.0f} | {found['spans']:,} | {found['arrived']:,} | {lost:,} "
+            f"| {found['cpu_us_per_span']:.1f} | {found['max_rss_mb']:.0f} |"
         )
     ratio = measured["official"]["cpu_us_per_span"] / measured["fast"]["cpu_us_per_span"]
     return [*rows, "", f"CPU time a span: {ratio:.1f} times less."]
@@ -159,7 +163,8 @@ def drawn(results: Sequence[dict[str, Any]]) -> str:
     longest = max(value for _, value, _ in bars)
     height = 24 * len(bars) + 40
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}"'
+        ' font-family="sans-serif" font-size="12">',
         f'<rect width="640" height="{height}" fill="#ffffff"/>',
         '<text x="8" y="20" font-weight="bold">A whole message, sampled: CPU microseconds</text>',
     ]
