@@ -361,7 +361,7 @@ class _Process(_Scope, ProcessScope):
         owner, message, parent = self._owner, self._message, self._parent
         # Clocks of two machines differ; nothing waits for less than no time.
         waited = self._start - message.timestamp
-        self._queue_time_ms = waited / 1e6 if waited > 0 else 0.0
+        self._queue_time_ms = waited / 1e6
         trace_id, flags, trace_state = owner.tracer.place(parent)
         if flags & SAMPLED:
             span = self._span = MessageSpan(
