@@ -28,7 +28,7 @@ from common_telemetry import catalogue, errors, propagation
 from common_telemetry.attributes import Attributes, AttributeValue, PluginIdentity
 from common_telemetry.catalogue import Metric
 from common_telemetry.config import TelemetryConfig
-from common_telemetry.engine import Clock, Engine, PluginEngine, Recorder
+from common_telemetry.engine import Binder, Clock, Engine, PluginEngine, Recorder
 from common_telemetry.health import Faults
 from common_telemetry.logs import LogEmitter
 from common_telemetry.message import ObservedMessage
@@ -80,11 +80,18 @@ class OfficialEngine(Engine):
         tracer = providers.tracer.get_tracer(plugin.scope, plugin.version)
         meter = providers.meter.get_meter(plugin.scope, plugin.version)
         recorder = _Recorders(meter, keep_message_id=self._keep_message_id).of
-        bound = Bound(plugin, tracer, recorder, providers.logs, self._config, self._faults, self._clock)
-        return PluginEngine(self._messages(bound), tracer, recorder, providers.logs)
+        bound = Bound(
+            plugin, tracer, meter, recorder, providers.logs, self._config, self._faults, self._clock
+        )
+        return PluginEngine(
+            self._messages(bound), tracer, recorder, providers.logs, binder=self._binder(bound)
+        )
 
     def _messages(self, bound: "Bound") -> MessageTelemetry:
         return OfficialMessages(bound)
+
+    def _binder(self, bound: "Bound") -> Binder | None:
+        return None
 
 
 class _Recorders:
@@ -129,6 +136,7 @@ class Bound:
 
     plugin: PluginIdentity
     tracer: Tracer
+    meter: Meter
     recorder: Callable[[Metric], Recorder]
     logs: LogEmitter
     config: TelemetryConfig

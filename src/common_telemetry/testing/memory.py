@@ -9,6 +9,7 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
@@ -21,12 +22,15 @@ from common_telemetry.context import TelemetryContext
 from common_telemetry.engine import Clock
 from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.log_bytes import log_buffer
+from common_telemetry.engines.fast.metrics import MetricOptions, Metrics
 from common_telemetry.engines.fast.trace_bytes import span_buffer
 from common_telemetry.errands import Errands
 from common_telemetry.health import Signal, Tally
-from common_telemetry.pipelines import LogPipeline, MetricPipeline, Pipeline, TracePipeline
+from common_telemetry.pipeline import Pipeline
+from common_telemetry.pipelines import LogPipeline, MetricPipeline, TracePipeline
 from common_telemetry.plugin import PluginTelemetry
 from common_telemetry.providers import Exporters
+from common_telemetry.redaction import Redaction
 from common_telemetry.testing.received import ReceivedLog, ReceivedPoint, ReceivedSpan
 from common_telemetry.testing.store import Received
 
@@ -39,17 +43,19 @@ class InMemoryTelemetry:
     def __init__(self, config: TelemetryConfig | None = None, *, clock: Clock = time) -> None:
         self._received = Received()
         config = config or TelemetryConfig()
-        exporters = Exporters(
-            metrics=[MetricPipeline(_Metrics(self._received), "memory")],
-        )
+        redaction = Redaction(config.redact)
+        exporters = Exporters(redaction=redaction)
         if config.engine == "fast":
-            exporters.spans = span_buffer(_LIMIT, exporters.faults)
+            exporters.spans = span_buffer(_LIMIT, exporters.faults, redaction=redaction)
             exporters.fast.append(_FromBuffer("traces", exporters.spans, self._add_spans))
-            exporters.records = log_buffer(_LIMIT, exporters.faults)
+            exporters.measured = Metrics(MetricOptions(redaction=redaction))
+            exporters.fast.append(_Measured(exporters.measured, self._received))
+            exporters.records = log_buffer(_LIMIT, exporters.faults, redaction=redaction)
             exporters.fast.append(_FromBuffer("logs", exporters.records, self._add_logs))
         else:
-            exporters.traces.append(TracePipeline(_Spans(self._received), "memory"))
-            exporters.logs.append(LogPipeline(_Logs(self._received), "memory"))
+            exporters.traces.append(TracePipeline(_Spans(self._received), "memory", redaction))
+            exporters.logs.append(LogPipeline(_Logs(self._received), "memory", redaction))
+            exporters.metrics.append(MetricPipeline(_Metrics(self._received), "memory", redaction))
         self.context = TelemetryContext._assemble(config, exporters, clock=clock)
 
     def _add_spans(self, request: bytes) -> None:
@@ -96,7 +102,7 @@ class _FromBuffer(Pipeline):
 
     def __init__(self, signal: Signal, buffer: Buffer[Any], add: Callable[[bytes], None]) -> None:
         self.tally = Tally(signal, "memory", _LIMIT)
-        self.errands = Errands(f"telemetry-{signal}-memory")
+        self.errands = self._errands = Errands(f"telemetry-{signal}-memory")
         self._buffer = buffer
         self._add = add
 
@@ -115,7 +121,34 @@ class _FromBuffer(Pipeline):
         self._buffer.discard()
 
     def release(self) -> None:
-        self.errands.close()
+        self._errands.close()
+
+
+class _Measured(Pipeline):
+    """What the fast engine has measured, collected when it is asked for."""
+
+    def __init__(self, metrics: Metrics, received: Received) -> None:
+        self.tally = Tally("metrics", "memory", _LIMIT)
+        self.errands = self._errands = Errands("telemetry-metrics-memory")
+        self._metrics = metrics
+        self._received = received
+
+    def flush(self) -> None:
+        collected = self._metrics.collect()
+        if collected is not None:
+            request, count = collected
+            self.tally.enter(count)
+            self._received.add(ExportMetricsServiceRequest.FromString(request))
+            self.tally.succeeded(count)
+
+    def close(self) -> None:
+        self.flush()
+
+    def abandon(self) -> None:
+        return None
+
+    def release(self) -> None:
+        self._errands.close()
 
 
 class _Spans(SpanExporter):

@@ -2,13 +2,18 @@
 
 from collections import deque
 from collections.abc import Callable
-from threading import Lock
-from typing import Generic, TypeVar
+from threading import RLock
+from time import sleep
+from typing import Final, Generic, TypeVar
 
 from common_telemetry import forks
 from common_telemetry.engines.fast.wire import Origin, request
 
 _T = TypeVar("_T")
+# How often `add` looks at more than whether there is room.
+_STEP: Final = 64
+# No backend need take a request larger than a few megabytes: gRPC's own limit is 4.
+_REQUEST_BYTES: Final = 2 * 1024 * 1024
 
 
 class Buffer(Generic[_T]):
@@ -17,16 +22,22 @@ class Buffer(Generic[_T]):
     At most `limit` items wait, or a few more where several threads add in the same moment. What comes while
     it is full, or closed, is dropped and counted. `wake` is called when `batch` items have come together. A
     forked child begins with an empty buffer: what its parent had is for the parent to send.
+
+    A program that does nothing but add would leave too little of the interpreter to the thread that drains:
+    after each call of the system that thread waits for the interpreter's lock, by default 5 ms. So while more
+    than half of the room is taken, `add` lets go of that lock now and then. It never waits for a backend.
     """
 
     def __init__(self, limit: int, write: Callable[[_T], tuple[Origin, bytes]], *, batch: int = 512) -> None:
         self.wake: Callable[[], None] = _nobody
         self._limit = limit
         self._batch = batch
+        self._step = min(_STEP, batch)
+        self._woken = False
         self._write = write
         self._items: deque[_T] = deque()
         self._closed = False
-        self._counting = Lock()
+        self._counting = RLock()  # a signal handler may add in the midst of it
         self._dropped = 0
         forks.follow(self)
 
@@ -41,17 +52,23 @@ class Buffer(Generic[_T]):
     def add(self, item: _T) -> None:
         """Take one item. Never blocks, never raises."""
         items = self._items
-        if self._closed or len(items) >= self._limit:
+        waiting = len(items)
+        if self._closed or waiting >= self._limit:
             self._drop(1)
             return
         items.append(item)
-        if len(items) == self._batch:
-            self.wake()
+        waiting += 1
+        if waiting % self._step == 0:
+            self._look(waiting)
 
     def drain(self, most: int) -> tuple[bytes, int] | None:
-        """The oldest items, `most` at most, as one export request, and how many; None if there are none."""
-        items, by_origin, count = self._items, dict[Origin, list[bytes]](), 0
-        while count < most:
+        """The oldest items, `most` at most, as one export request, and how many; None if there are none.
+
+        Fewer, if they would become a request of more than two megabytes.
+        """
+        self._woken = False
+        items, by_origin, count, size = self._items, dict[Origin, list[bytes]](), 0, 0
+        while count < most and size < _REQUEST_BYTES:
             try:
                 item = items.popleft()
             except IndexError:
@@ -62,6 +79,7 @@ class Buffer(Generic[_T]):
                 self._drop(1)
                 continue
             by_origin.setdefault(origin, []).append(written)
+            size += len(written)
             count += 1
         return (request(by_origin.items()), count) if count else None
 
@@ -74,6 +92,13 @@ class Buffer(Generic[_T]):
         waiting = len(self._items)
         self._items.clear()
         self._drop(waiting)
+
+    def _look(self, waiting: int) -> None:
+        if waiting >= self._batch and not self._woken:
+            self._woken = True
+            self.wake()
+        if waiting > self._limit // 2:
+            sleep(0)
 
     def _drop(self, count: int) -> None:
         with self._counting:
@@ -91,6 +116,7 @@ class Buffer(Generic[_T]):
         """Part of ForkAware."""
         self._items.clear()
         self._dropped = 0
+        self._woken = False
         self._counting.release()
 
 

@@ -7,6 +7,7 @@ from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.loggers import FastRecord
 from common_telemetry.errors import describe
 from common_telemetry.health import Faults
+from common_telemetry.redaction import NO_REDACTION, Redaction
 
 # message LogRecord
 _TIME: Final = wire.tag(1, wire.FIXED64)
@@ -22,22 +23,30 @@ _OBSERVED_TIME: Final = wire.tag(11, wire.FIXED64)
 _EVENT_NAME: Final = wire.tag(12, wire.DELIMITED)
 
 
-def log_buffer(limit: int, faults: Faults, *, batch: int = 512) -> Buffer[FastRecord]:
+def log_buffer(
+    limit: int, faults: Faults, *, batch: int = 512, redaction: Redaction = NO_REDACTION
+) -> Buffer[FastRecord]:
     """A buffer of log records that comes out as OTLP."""
 
     def refuse(key: str, error: Exception) -> None:
         faults.report("attribute", f"log attribute {key!r} cannot be exported: {describe(error)}")
 
-    return Buffer(limit, lambda record: (record.logger.origin, write(record, refuse)), batch=batch)
+    def item(record: FastRecord) -> tuple[wire.Origin, bytes]:
+        return record.logger.origin, write(record, refuse, redaction)
+
+    return Buffer(limit, item, batch=batch)
 
 
-def write(record: FastRecord, refuse: wire.Refused) -> bytes:
+def write(record: FastRecord, refuse: wire.Refused, redaction: Redaction = NO_REDACTION) -> bytes:
     """The record as an item of a request. `refuse` is told of attributes that cannot be written."""
+    body, attributes = record.body, record.attributes
+    if redaction.is_active:
+        body, attributes = redaction.of_value(body), redaction.of(attributes)
     parts = [
         _OBSERVED_TIME,
         wire.time(record.observed_ns),
-        wire.delimited(_BODY, _body(record.body)),
-        wire.attributes(_ATTRIBUTE, record.attributes, refuse),
+        wire.delimited(_BODY, _body(body)),
+        wire.attributes(_ATTRIBUTE, attributes, refuse),
     ]
     if record.time_ns:
         parts += (_TIME, wire.time(record.time_ns))

@@ -24,10 +24,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, Status, StatusCode
 
 from common_telemetry import attributes as names
-from common_telemetry import catalogue, propagation
+from common_telemetry import propagation
 from common_telemetry.engines.fast import headers
 from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity
-from common_telemetry.engines.fast.measuring import Bind, BoundRecorder
+from common_telemetry.engines.fast.measuring import MakeMeters, MessageMeters
 from common_telemetry.engines.fast.message_spans import MessageSpan, Site
 from common_telemetry.engines.fast.spans import IdleSpan
 from common_telemetry.engines.fast.tracer import SPAN_KEY, FastTracer, parent_in
@@ -46,54 +46,6 @@ from common_telemetry.propagation import CURRENT_KEY, Current
 _NOWHERE: Final = Context()
 # Beyond, somebody makes topics out of data, and keeping what is constant of each would only fill the memory.
 _SITES_KEPT: Final = 4_096
-_ERROR_TYPES_KEPT: Final = 64
-
-
-class Meters:
-    """The measurements of processed messages, bound to one site."""
-
-    def __init__(self, bind: Bind, bound: Bound, topic: str) -> None:
-        semconv = bound.config.semconv
-        plugin = bound.plugin
-        echo = {**plugin.attributes, names.MESSAGE_TOPIC: topic}
-        messaging = {
-            **plugin.attributes,
-            names.SYSTEM: names.SYSTEM_NAME,
-            names.OPERATION_NAME: names.PROCESS.name,
-            names.DESTINATION: topic,
-            names.CONSUMER_GROUP: plugin.name,
-        }
-        self._bind = bind
-        # What is measured, with what, and how many nanoseconds are one of its unit.
-        self._measured = [
-            measured
-            for measured, wanted in (
-                ((catalogue.PROCESSING_TIME, echo, 1e6), semconv != "otel"),
-                ((catalogue.PROCESS_DURATION, messaging, 1e9), semconv != "echo"),
-            )
-            if wanted
-        ]
-        self._succeeded = self._recorders("")
-        self._failed: dict[str, list[tuple[BoundRecorder, float]]] = {}
-        self.queue_time = bind(catalogue.QUEUE_TIME, echo)
-
-    def processed(self, elapsed_ns: int, error_type: str, message_id: str, context: Context) -> None:
-        """Measure one attempt."""
-        recorders = self._with_error(error_type) if error_type else self._succeeded
-        for record, ns in recorders:
-            record(elapsed_ns / ns, message_id, context)
-
-    def _with_error(self, error_type: str) -> list[tuple[BoundRecorder, float]]:
-        found = self._failed.get(error_type)
-        if found is None:
-            found = self._recorders(error_type)
-            if len(self._failed) < _ERROR_TYPES_KEPT:
-                self._failed[error_type] = found
-        return found
-
-    def _recorders(self, error_type: str) -> list[tuple[BoundRecorder, float]]:
-        more = {names.ERROR_TYPE: error_type} if error_type else {}
-        return [(self._bind(metric, {**about, **more}), ns) for metric, about, ns in self._measured]
 
 
 @dataclass(slots=True)
@@ -101,14 +53,14 @@ class _Place:
     """A topic a plugin processes: what its spans and what its measurements have in common."""
 
     site: Site
-    meters: Meters
+    meters: MessageMeters
 
 
 class FastMessages(MessageTelemetry):
     """The message spans of one plugin."""
 
     __slots__ = (
-        "_bind",
+        "_meters",
         "_places",
         "_sites",
         "bound",
@@ -120,7 +72,7 @@ class FastMessages(MessageTelemetry):
         "tracer",
     )
 
-    def __init__(self, bound: Bound, tracer: FastTracer, bind: Bind) -> None:
+    def __init__(self, bound: Bound, tracer: FastTracer, meters: MakeMeters) -> None:
         self.bound = bound
         self.clock = bound.clock
         self.plugin = bound.plugin
@@ -128,7 +80,7 @@ class FastMessages(MessageTelemetry):
         self.linked = bound.config.links == "always"
         self.max_age_ns = bound.config.trace_max_age_s * 1e9
         self.long_way = OfficialMessages(bound)
-        self._bind = bind
+        self._meters = meters
         self._sites: dict[str, Site] = {}
         self._places: dict[str, _Place] = {}
 
@@ -196,7 +148,7 @@ class FastMessages(MessageTelemetry):
             if len(self._places) >= _SITES_KEPT:
                 self._places.clear()
             site = Site(names.PROCESS, self.plugin, topic, self.bound.config.semconv)
-            place = self._places[topic] = _Place(site, Meters(self._bind, self.bound, topic))
+            place = self._places[topic] = _Place(site, self._meters(self.bound, topic))
         return place
 
 
@@ -405,7 +357,12 @@ class _Process(_Scope, ProcessScope):
             self.fail(error)
 
     def _finish(self, elapsed_ns: int) -> None:
-        message_id, context, meters = self._message.id, self._context, self._place.meters
-        meters.processed(elapsed_ns, self._error_type, message_id, context)
-        if self._attempt == 1:
-            meters.queue_time(self._queue_time_ms, message_id, context)
+        self._place.meters.measure(
+            elapsed_ns,
+            self._queue_time_ms if self._attempt == 1 else None,
+            self._error_type,
+            self._message.id,
+            self._span,
+            self._context,
+            self._ended,
+        )

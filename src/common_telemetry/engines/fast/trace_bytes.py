@@ -13,6 +13,7 @@ from common_telemetry.engines.fast.message_spans import MessageSpan, Site
 from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.errors import describe
 from common_telemetry.health import Faults
+from common_telemetry.redaction import NO_REDACTION, Redaction
 
 # message Span
 _TRACE_ID: Final = wire.tag(1, wire.DELIMITED) + wire.varint(16)
@@ -52,6 +53,15 @@ _REMOTE: Final = (wire.fixed32(0x100), wire.fixed32(0x300))
 _NO_STATUS: Final = wire.delimited(_STATUS, b"")
 _KINDS: Final = {kind: _KIND + wire.varint(kind.value + 1) for kind in SpanKind}
 
+_WRITTEN_BY_NAME: Final = (
+    names.MESSAGE_ID,
+    names.MESSAGING_ID,
+    names.ROOT_ID,
+    names.CONVERSATION_ID,
+    names.PARENT_IDS,
+    names.ATTEMPT,
+    names.QUEUE_TIME_MS,
+)
 _KEPT: Final = 4_096
 _SHORT: Final = 256
 
@@ -59,14 +69,17 @@ _SHORT: Final = 256
 class SpanWriter:
     """Writes spans one after the other; for one thread. `refuse` is told what cannot be written."""
 
-    def __init__(self, refuse: wire.Refused) -> None:
+    def __init__(self, refuse: wire.Refused, redaction: Redaction = NO_REDACTION) -> None:
         self._refuse = refuse
+        self._redaction = redaction
+        # What is written without a look at its key must be allowed to leave.
+        self._short_way = all(map(redaction.keeps, _WRITTEN_BY_NAME))
         # The last value of each attribute and its bytes: most attributes have the same value again and again.
         self._last: dict[str, tuple[Any, bytes]] = {}
 
     def write(self, span: FastSpan) -> bytes:
         """The span as an item of a request. Raises nothing that a span can be the cause of."""
-        if isinstance(span, MessageSpan) and span.site is not None:
+        if isinstance(span, MessageSpan) and span.site is not None and self._short_way:
             try:
                 return wire.delimited(wire.ITEM, self._message_span(span, span.site))
             except (*wire.UNWRITABLE, AttributeError):
@@ -76,7 +89,7 @@ class SpanWriter:
     def _message_span(self, span: MessageSpan, site: Site) -> bytes:
         fixed = site.bytes
         if fixed is None:
-            fixed = site.bytes = SiteBytes(site)
+            fixed = site.bytes = SiteBytes(site, self._redaction)
         message_id = span.message_id.encode()
         root_id = span.root_id.encode()
         parts = [_TRACE_ID, span.trace_id, _SPAN_ID, span.span_id]
@@ -138,6 +151,8 @@ class SpanWriter:
         return b"".join(parts)
 
     def _attributes(self, pairs: Mapping[str, Any], parts: list[bytes]) -> None:
+        if self._redaction.is_active:
+            pairs = self._redaction.of(pairs)
         known = self._last
         for key, value in pairs.items():
             last = known.get(key)
@@ -169,12 +184,17 @@ class SpanWriter:
             parts += (_DROPPED_LINKS, wire.varint(details.dropped_links))
         parts.append(_status(details.status))
 
+    def _few(self, tag: bytes, pairs: Mapping[str, Any]) -> bytes:
+        if self._redaction.is_active:
+            pairs = self._redaction.of(pairs)
+        return wire.attributes(tag, pairs, self._refuse)
+
     def _event(self, event: Event) -> bytes:
         parts = [
             _EVENT_TIME,
             wire.time(event.time_ns),
             wire.text(_EVENT_NAME, event.name),
-            wire.attributes(_EVENT_ATTRIBUTE, event.attributes, self._refuse),
+            self._few(_EVENT_ATTRIBUTE, event.attributes),
         ]
         if event.dropped_attributes:
             parts += (_EVENT_DROPPED, wire.varint(event.dropped_attributes))
@@ -186,7 +206,7 @@ class SpanWriter:
             link.trace_id,
             _SPAN_ID,
             link.span_id,
-            wire.attributes(_LINK_ATTRIBUTE, link.attributes, self._refuse),
+            self._few(_LINK_ATTRIBUTE, link.attributes),
         ]
         if link.dropped_attributes:
             parts += (_LINK_DROPPED, wire.varint(link.dropped_attributes))
@@ -194,13 +214,15 @@ class SpanWriter:
         return b"".join(parts)
 
 
-def span_buffer(limit: int, faults: Faults, *, batch: int = 512) -> Buffer[FastSpan]:
+def span_buffer(
+    limit: int, faults: Faults, *, batch: int = 512, redaction: Redaction = NO_REDACTION
+) -> Buffer[FastSpan]:
     """A buffer of spans that comes out as OTLP."""
 
     def refuse(key: str, error: Exception) -> None:
         faults.report("attribute", f"attribute {key!r} cannot be exported: {describe(error)}")
 
-    writer = SpanWriter(refuse)
+    writer = SpanWriter(refuse, redaction)
     return Buffer(limit, lambda span: (span.tracer.origin, writer.write(span)), batch=batch)
 
 
@@ -209,10 +231,10 @@ class SiteBytes:
 
     __slots__ = ("after", "before", "head")
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, redaction: Redaction) -> None:
         self.head = wire.text(_NAME, site.name) + _KINDS[site.kind]
-        self.before = wire.attributes(_ATTRIBUTE, site.before)
-        self.after = wire.attributes(_ATTRIBUTE, site.after)
+        self.before = wire.attributes(_ATTRIBUTE, redaction.of(site.before))
+        self.after = wire.attributes(_ATTRIBUTE, redaction.of(site.after))
 
 
 def _before_text(tag: bytes, key: str) -> Callable[[bytes], bytes]:
