@@ -112,6 +112,7 @@ class _FromBuffer(Pipeline):
             self.tally.enter(count)
             self._add(request)
             self.tally.succeeded(count)
+            self._buffer.settle()
 
     def close(self) -> None:
         self._buffer.close()

@@ -19,9 +19,10 @@ _REQUEST_BYTES: Final = 2 * 1024 * 1024
 class Buffer(Generic[_T]):
     """Takes items from any thread, without a lock. One thread at a time may `drain` it.
 
-    At most `limit` items wait, or a few more where several threads add in the same moment. What comes while
-    it is full, or closed, is dropped and counted. `wake` is called when `batch` items have come together. A
-    forked child begins with an empty buffer: what its parent had is for the parent to send.
+    At most `limit` items wait, or a few more where several threads add in the same moment; those drained wait
+    until they are settled. What comes while it is full, or closed, is dropped and counted. `wake` is called
+    when `batch` items have come together. A forked child begins with an empty buffer: what its parent had is
+    for the parent to send.
 
     A program that does nothing but add would leave too little of the interpreter to the thread that drains:
     after each call of the system that thread waits for the interpreter's lock, by default 5 ms. So while more
@@ -36,6 +37,7 @@ class Buffer(Generic[_T]):
         self._woken = False
         self._write = write
         self._items: deque[_T] = deque()
+        self._drained = 0
         self._closed = False
         self._counting = RLock()  # a signal handler may add in the midst of it
         self._dropped = 0
@@ -53,7 +55,7 @@ class Buffer(Generic[_T]):
         """Take one item. Never blocks, never raises."""
         items = self._items
         waiting = len(items)
-        if self._closed or waiting >= self._limit:
+        if self._closed or waiting + self._drained >= self._limit:
             self._drop(1)
             return
         items.append(item)
@@ -64,7 +66,7 @@ class Buffer(Generic[_T]):
     def drain(self, most: int) -> tuple[bytes, int] | None:
         """The oldest items, `most` at most, as one export request, and how many; None if there are none.
 
-        Fewer, if they would become a request of more than two megabytes.
+        Fewer, if they would become a request of more than two megabytes. `settle` them before the next call.
         """
         self._woken = False
         items, by_origin, count, size = self._items, dict[Origin, list[bytes]](), 0, 0
@@ -81,7 +83,12 @@ class Buffer(Generic[_T]):
             by_origin.setdefault(origin, []).append(written)
             size += len(written)
             count += 1
+            self._drained = count
         return (request(by_origin.items()), count) if count else None
+
+    def settle(self) -> None:
+        """What was drained is sent, or given up: there is room again."""
+        self._drained = 0
 
     def close(self) -> None:
         """Take nothing more. What waits can still be drained."""
@@ -115,7 +122,7 @@ class Buffer(Generic[_T]):
     def after_fork_in_child(self) -> None:
         """Part of ForkAware."""
         self._items.clear()
-        self._dropped = 0
+        self._drained = self._dropped = 0
         self._woken = False
         self._counting.release()
 

@@ -160,7 +160,9 @@ class BufferPipeline(_FastPipeline):
             if drained is None:
                 return True
             count -= drained[1]
-            if not self._deliver(*drained):
+            reached = self._deliver(*drained)
+            self._buffer.settle()
+            if not reached:
                 return False
         return True
 
