@@ -93,6 +93,13 @@ QUEUE_TIME: Final = Metric(
     (*_PLUGIN, "message.topic"),
     MESSAGE_MS,
 )
+LOST: Final = Metric(
+    "telemetry.lost",
+    "counter",
+    "{item}",
+    "Spans, data points and log records that did not reach the backend. Absent while there are none.",
+    ("telemetry.signal", "telemetry.exporter", "telemetry.reason"),
+)
 
 CATALOGUE: Final = (
     INIT_DURATION,
@@ -101,4 +108,5 @@ CATALOGUE: Final = (
     PROCESSING_TIME,
     PROCESS_DURATION,
     QUEUE_TIME,
+    LOST,
 )

@@ -17,8 +17,9 @@ from common_telemetry.attributes import PluginIdentity
 from common_telemetry.config import TelemetryConfig
 from common_telemetry.engine import Clock, Engine
 from common_telemetry.engines.off import OffEngine
+from common_telemetry.environment import ExporterChoice
 from common_telemetry.errands import Errand, Errands, all_done
-from common_telemetry.health import Faults, TelemetryHealth
+from common_telemetry.health import Faults, Signal, TelemetryHealth
 from common_telemetry.logs import LogEmitter, PluginLogging
 from common_telemetry.plugin import PluginTelemetry
 from common_telemetry.spans import SpanRecord
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.view import View
     from opentelemetry.trace import TracerProvider
 
-    from common_telemetry.pipelines import Pipeline
+    from common_telemetry.pipeline import Pipeline
     from common_telemetry.providers import Exporters, OwnProviders
     from common_telemetry.tap import Tap
 
@@ -68,6 +69,7 @@ class TelemetryContext:
         self._closing = Lock()
         self._result: bool | None = None
         if providers is not None:
+            providers.flush = self.flush
             atexit.register(self.shutdown)
 
     @classmethod
@@ -105,9 +107,11 @@ class TelemetryContext:
             tracer = tracer_provider or providers.global_tracer()
             meter = meter_provider or providers.global_meter()
             logger = logger_provider or providers.global_logger()
-            adopted = {"traces": tracer, "metrics": meter, "logs": logger}
-            choices = [one for one in environment.exporters(variables) if not adopted[one.signal]]
-            exporters = providers.load(choices)
+            made: dict[Signal, object] = {"traces": tracer, "metrics": meter, "logs": logger}
+            adopted = [signal for signal, provider in made.items() if provider is not None]
+            choices = [one for one in environment.exporters(variables) if one.signal not in adopted]
+            official = _official(config, choices, adopted, views, variables)
+            exporters = providers.load(choices, config, variables, official)
             return cls._assemble(config, exporters, tracer, meter, logger, views=views, clock=clock)
 
     @classmethod
@@ -132,16 +136,18 @@ class TelemetryContext:
         views: "Sequence[View]" = (),
         clock: Clock = time,
     ) -> Self:
+        from common_telemetry.engines.fast.engine import FastEngine
         from common_telemetry.engines.official import OfficialEngine
         from common_telemetry.providers import OwnProviders
         from common_telemetry.tap import Tap
 
-        faults = Faults()
-        tap = Tap(faults)
+        faults = exporters.faults
+        tap = Tap(faults, exporters.redaction)
         made = OwnProviders(
             config, exporters, tracer=tracer, meter=meter, logger=logger, views=views, tap=tap
         )
-        engine = OfficialEngine(
+        make_engine = FastEngine if config.engine == "fast" else OfficialEngine
+        engine = make_engine(
             made, config, faults, clock, keep_message_id=_keeps_message_id(config, adopted=meter is not None)
         )
         return cls(config, engine, clock=clock, faults=faults, providers=made, tap=tap)
@@ -270,6 +276,25 @@ class _Flusher:
 
     def close(self) -> None:
         self._errands.close()
+
+
+def _official(
+    config: TelemetryConfig,
+    choices: Sequence[ExporterChoice],
+    adopted: Sequence[Signal],
+    views: "Sequence[View]",
+    environ: Mapping[str, str],
+) -> Mapping[Signal, str]:
+    """The signals that the fast engine, though wanted, cannot carry, and why; told once."""
+    if config.engine != "fast":
+        return {}
+    from common_telemetry.engines.fast.selection import reasons_for_official
+
+    reasons = reasons_for_official(config, choices, adopted, views, environ)
+    if reasons:
+        told = "; ".join(f"{signal}, because {reason}" for signal, reason in reasons.items())
+        _logger.info("telemetry: these go through OpenTelemetry's SDK, at its cost: %s", told)
+    return reasons
 
 
 def _adopted_flushers(providers: "OwnProviders | None") -> list[_Flusher]:

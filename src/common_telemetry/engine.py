@@ -16,6 +16,12 @@ from common_telemetry.messages import MessageTelemetry
 Recorder = Callable[[float, Attributes, Context | None], None]
 """Takes a value, all attributes, message.id among them, and the context, None for the current."""
 
+BoundRecorder = Callable[[float, str, Context], None]
+"""Takes a value, the id of the message in hand, "" for none, and the current context."""
+
+Binder = Callable[[Metric], Callable[[Attributes], BoundRecorder]]
+"""Gives, for an instrument, what gives the recorder of one set of attributes, to be used again and again."""
+
 
 class Clock(Protocol):
     """Where times come from; the `time` module is one."""
@@ -29,13 +35,17 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PluginEngine:
-    """The means of one plugin. Parts may raise; the callers in this package keep that from the plugin."""
+    """The means of one plugin. Parts may raise; the callers in this package keep that from the plugin.
+
+    `binder` is None where finding a set of attributes again would gain nothing.
+    """
 
     messages: MessageTelemetry
     tracer: Tracer
     recorder: Callable[[Metric], Recorder]
     logs: LogEmitter
     recording: bool = True
+    binder: Binder | None = None
 
 
 class Engine(ABC):

@@ -8,13 +8,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final
+from typing import Final, Literal
 
 from common_telemetry.config import TelemetryConfigError
 from common_telemetry.health import Signal
 
+Protocol = Literal["http/protobuf", "grpc"]
 SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
-_ENTRY_POINT_OF_PROTOCOL: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+PROTOCOL_OF_ENTRY_POINT: Final[Mapping[str, Protocol]] = {
+    "otlp_proto_http": "http/protobuf",
+    "otlp_proto_grpc": "grpc",
+}
+_ENTRY_POINT_OF_PROTOCOL: Final[Mapping[str, str]] = {
+    protocol: entry_point for entry_point, protocol in PROTOCOL_OF_ENTRY_POINT.items()
+}
 _DEFAULT_PROTOCOL: Final = "http/protobuf"
 _swapping = Lock()
 

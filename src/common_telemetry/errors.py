@@ -11,19 +11,20 @@ def error_type(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """Its class and message in one line."""
-    return f"{error_type(error)}: {_message(error)}"
+    return f"{error_type(error)}: {message_of(error)}"
 
 
 def exception_attributes(error: BaseException) -> dict[str, str]:
     """The exception.* attributes."""
     return {
         "exception.type": error_type(error),
-        "exception.message": _message(error),
+        "exception.message": message_of(error),
         "exception.stacktrace": "".join(traceback.format_exception(error)),
     }
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Its text."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - a plugin's exception class may be broken in itself

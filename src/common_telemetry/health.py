@@ -90,12 +90,17 @@ class Tally:
         self.signal = signal
         self.exporter = exporter
         self._limit = limit
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Forget all counts, as the child of a fork must: they are its parent's."""
         self._lock = threading.Lock()
         self._queued = self._exported = self._failed = self._dropped = 0
         self._failing_since: int | None = None
         self._last_error = ""
         self._closed = False
         self._given_up = False
+        self._told_of_rejects = False
 
     def admit(self) -> bool:
         """Make room for one more; False, and counted as dropped, when the queue is full or closed."""
@@ -111,17 +116,31 @@ class Tally:
         with self._lock:
             self._queued += count
 
-    def succeeded(self, count: int) -> None:
-        """`count` were accepted by the exporter."""
+    def succeeded(self, count: int, rejected: int = 0, said: str = "") -> None:
+        """`count` were accepted by the exporter, but `rejected` of them not stored, for the reason `said`."""
+        rejected = min(rejected, count)
         with self._lock:
             if self._given_up:
                 return
             self._queued -= count
-            self._exported += count
+            self._exported += count - rejected
+            self._failed += rejected
+            self._last_error = said or self._last_error
             recovered = self._failing_since is not None
             self._failing_since = None
+            news = bool(said) and not self._told_of_rejects
+            self._told_of_rejects = self._told_of_rejects or news
         if recovered:
             _logger.info("telemetry: %s reach %s again", self.signal, self.exporter)
+        if news:
+            _logger.warning(
+                "telemetry: %s took %s but did not store %d of %d (%s); said once, counted in health()",
+                self.exporter,
+                self.signal,
+                rejected,
+                count,
+                said,
+            )
 
     def failed(self, count: int, error: str) -> None:
         """`count` were refused or could not be sent; they are lost."""

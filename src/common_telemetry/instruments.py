@@ -1,16 +1,36 @@
 """The counters, gauges and histograms a plugin records by name."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
+from typing import Any, Final
 
-from common_telemetry.attributes import Attributes, AttributeValue, PluginIdentity, merged
+from opentelemetry.context import get_current
+
+from common_telemetry.attributes import STANDARD, Attributes, AttributeValue, PluginIdentity, merged
 from common_telemetry.catalogue import CATALOGUE, Kind, Metric
-from common_telemetry.engine import PluginEngine, Recorder
+from common_telemetry.engine import BoundRecorder, PluginEngine, Recorder
+from common_telemetry.errors import describe
 from common_telemetry.health import Faults
-from common_telemetry.propagation import current
+from common_telemetry.propagation import CURRENT_KEY, Current, current
 
-_RESERVED = {metric.name for metric in CATALOGUE}
+_RESERVED: Final = {metric.name for metric in CATALOGUE}
+_PLAIN: Final = frozenset({str, bool, int, float})
+# Where more sets of attributes come than this, they are made of data, and will not come again.
+_BOUND_KEPT: Final = 1_000
+
+
+@dataclass(slots=True)
+class _Instrument:
+    """One name. `bound` has the recorders of attributes seen before, while the plugin has `identity`."""
+
+    kind: Kind
+    record: Recorder
+    bind: Callable[[Attributes], BoundRecorder] | None
+    lowest: float
+    identity: Attributes = field(default_factory=dict)
+    bound: dict[Any, BoundRecorder] = field(default_factory=dict)
 
 
 class Instruments:
@@ -20,39 +40,76 @@ class Instruments:
         self._engine = engine
         self._plugin = plugin
         self._faults = faults
-        self._known: dict[str, tuple[Kind, Recorder]] = {}
+        self._records = engine.recording
+        self._known: dict[str, _Instrument] = {}
 
     def record(self, kind: Kind, name: str, value: Any, attributes: Attributes | None) -> None:
         """Record `value` on the instrument `name`, with the standard attributes added."""
-        if not self._engine.recording:
-            return
-        what = f"plugin {self._plugin.name!r}: {kind} {name!r} cannot be recorded"
-        with self._faults.guard("measurement", what):
-            recorder = self._recorder(kind, name)
-            number = self._number(kind, name, value)
-            if recorder is not None and number is not None:
-                recorder(number, self._attributes(attributes), None)
+        try:
+            known = self._known.get(name)
+            # The short way, for what has been seen before. No number is neither below nor above a bound; the
+            # long way says what is wrong with it, and with everything else.
+            if (
+                known is not None
+                and known.kind == kind
+                and (value.__class__ is int or value.__class__ is float)
+                and known.lowest <= value < math.inf
+                and (not self._records or self._record_again(known, value, attributes))
+            ):
+                return
+            self._record(kind, name, value, attributes)
+        except Exception as error:  # noqa: BLE001 - nothing of what a plugin gives need be what it should
+            self._report("measurement", f"{kind} {name!r} cannot be recorded: {describe(error)}")
 
-    def _attributes(self, own: Attributes | None) -> dict[str, AttributeValue]:
+    def _record_again(self, known: _Instrument, value: float, own: Attributes | None) -> bool:
+        """Record with attributes that were seen before; whether they were, or are from now on."""
+        if known.bind is None:
+            return False
+        if known.identity is not self._plugin.attributes:  # which are replaced when the status moves on
+            known.bound, known.identity = {}, self._plugin.attributes
+        here = get_current()
+        working = here.get(CURRENT_KEY)
+        if not isinstance(working, Current):
+            working = None
+        topic = working.topic if working is not None else ""
+        # 1, 1.0 and True are equal, but different attributes.
+        key = (topic, *own.items(), *map(type, own.values())) if own else topic
+        try:
+            record = known.bound.get(key)
+        except TypeError:  # a list for a value
+            return False
+        if record is None:
+            if len(known.bound) >= _BOUND_KEPT or (own and not _can_come_again(own)):
+                return False
+            record = known.bound[key] = known.bind(self._attributes(own, working))
+        record(value, working.message_id if working is not None else "", here)
+        return True
+
+    def _record(self, kind: Kind, name: str, value: Any, own: Attributes | None) -> None:
+        known = self._instrument(kind, name)
+        number = self._number(kind, name, value)
+        if known is not None and number is not None:
+            known.record(number, self._attributes(own, current()), None)
+
+    def _attributes(self, own: Attributes | None, working: Current | None) -> dict[str, AttributeValue]:
         standard = self._plugin.attributes
-        working = current()
         if working is not None:
             standard = {**standard, **working.message_attributes()}
         return merged(standard, own, self._faults)
 
-    def _recorder(self, kind: Kind, name: str) -> Recorder | None:
+    def _instrument(self, kind: Kind, name: str) -> _Instrument | None:
         known = self._known.get(name)
         if known is None:
             known = self._add(kind, name)
-        if known is None or known[0] == kind:
-            return known and known[1]
+        if known is None or known.kind == kind:
+            return known
         self._report(
             "instrument conflict",
-            f"{name!r} is already a {known[0]}, so nothing is recorded on it as a {kind}. Use another name.",
+            f"{name!r} is already a {known.kind}; as a {kind} nothing is recorded on it. Use another name.",
         )
         return None
 
-    def _add(self, kind: Kind, name: str) -> tuple[Kind, Recorder] | None:
+    def _add(self, kind: Kind, name: str) -> _Instrument | None:
         if name in _RESERVED:
             self._report(
                 "instrument conflict", f"{name!r} is measured by telemetry itself. Use another name."
@@ -60,20 +117,37 @@ class Instruments:
             return None
         # OpenTelemetry holds names that differ only in case for one instrument.
         same = next((known for key, known in self._known.items() if key.lower() == name.lower()), None)
-        known = self._known[name] = same or (kind, self._engine.recorder(Metric(name, kind)))
+        known = self._known[name] = same or self._make(Metric(name, kind))
         return known
+
+    def _make(self, metric: Metric) -> _Instrument:
+        binder = self._engine.binder
+        return _Instrument(
+            metric.kind,
+            self._engine.recorder(metric),
+            None if binder is None else binder(metric),
+            lowest=-math.inf if metric.kind == "gauge" else 0,
+        )
 
     def _number(self, kind: Kind, name: str, value: Any) -> float | None:
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             self._report("value", f"{kind} {name!r} got {value!r}; give a finite number.")
             return None
-        if kind == "counter" and value < 0:
-            self._report(
-                "value", f"counter {name!r} got {value!r}, but only goes up; use a gauge for what goes down."
-            )
+        if kind != "gauge" and value < 0:
+            why = "only goes up" if kind == "counter" else "has no place for what is below 0"
+            self._report("value", f"{kind} {name!r} got {value!r}, but {why}; use a gauge.")
             return None
         # numpy and the like: an exact int or float is what the exporters can encode
         return value if isinstance(value, int | float) else float(value)
 
     def _report(self, reason: str, message: str) -> None:
         self._faults.report(reason, f"plugin {self._plugin.name!r}: {message}")
+
+
+def _can_come_again(own: Attributes) -> bool:
+    """Whether these can be known again by their items and types, and need no word each time they come."""
+    return (
+        STANDARD.isdisjoint(own)
+        and _PLAIN.issuperset(map(type, own.values()))
+        and all(key.__class__ is str for key in own)
+    )

@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -21,47 +20,43 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from common_telemetry import sdk_redaction
 from common_telemetry.errands import Errands
 from common_telemetry.errors import describe
 from common_telemetry.health import Tally
+from common_telemetry.pipeline import Pipeline
+from common_telemetry.redaction import NO_REDACTION, Redaction
 
 # The SDK's own 2,048 loses more than a third of the spans at 8,000 a second.
 _QUEUE_LIMIT: Final = 32_768
 _exporting = threading.local()
 
 
-class Pipeline(ABC):
-    """One signal on its way to one exporter."""
+class _SdkPipeline(Pipeline):
+    """One signal on its way to an exporter of the SDK's kind."""
 
     def __init__(self, tally: Tally, exporter: "_Counting") -> None:
         self.tally = tally
-        self.errands = Errands(f"telemetry-{tally.signal}-{tally.exporter}")
+        self.errands = self._errands = Errands(f"telemetry-{tally.signal}-{tally.exporter}")
         self._exporter = exporter
 
-    @abstractmethod
-    def flush(self) -> None:
-        """Send everything recorded so far. May block as long as the exporter does."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Send everything recorded so far and end the threads. May block as long as the exporter does."""
-
     def abandon(self) -> None:
-        """Send nothing more, and break off what is being sent if the exporter can."""
+        """Part of Pipeline."""
         self._exporter.abandon()
 
     def release(self) -> None:
-        """Let the exporter close its connections. Safe to repeat."""
+        """Part of Pipeline."""
         self._exporter.release()
-        self.errands.close()
+        self._errands.close()
 
 
 class _Counting:
     """The counting common to the three kinds of exporter."""
 
-    def __init__(self, inner: Any, tally: Tally) -> None:
+    def __init__(self, inner: Any, tally: Tally, redaction: Redaction) -> None:
         self._inner = inner
         self._tally = tally
+        self._redaction = redaction
         self._abandoned = False
         self._released = False
 
@@ -97,6 +92,8 @@ class CountingSpanExporter(_Counting, SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """As the wrapped exporter."""
+        if self._redaction.is_active:
+            spans = [sdk_redaction.span(span, self._redaction) for span in spans]
         exported = self._count(len(spans), lambda: self._inner.export(spans) is SpanExportResult.SUCCESS)
         return SpanExportResult.SUCCESS if exported else SpanExportResult.FAILURE
 
@@ -111,8 +108,8 @@ class CountingSpanExporter(_Counting, SpanExporter):
 class CountingMetricExporter(_Counting, MetricExporter):
     """Passes metrics on and counts data points. Several readers may share it."""
 
-    def __init__(self, inner: MetricExporter, tally: Tally) -> None:
-        _Counting.__init__(self, inner, tally)
+    def __init__(self, inner: MetricExporter, tally: Tally, redaction: Redaction) -> None:
+        _Counting.__init__(self, inner, tally, redaction)
         # The reader asks the exporter for these; there is no public way to read them.
         MetricExporter.__init__(self, inner._preferred_temporality, inner._preferred_aggregation)
         self._one_at_a_time = threading.Lock()
@@ -124,6 +121,8 @@ class CountingMetricExporter(_Counting, MetricExporter):
         points = _data_points(metrics_data)
         if not points:
             return MetricExportResult.SUCCESS
+        if self._redaction.is_active:
+            metrics_data = sdk_redaction.metrics(metrics_data, self._redaction)
         self._tally.enter(points)
         with self._one_at_a_time:
             exported = self._count(
@@ -147,6 +146,8 @@ class CountingLogExporter(_Counting, LogRecordExporter):
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """As the wrapped exporter."""
+        if self._redaction.is_active:
+            batch = [sdk_redaction.log_record(record, self._redaction) for record in batch]
         exported = self._count(len(batch), lambda: self._inner.export(batch) is LogRecordExportResult.SUCCESS)
         return LogRecordExportResult.SUCCESS if exported else LogRecordExportResult.FAILURE
 
@@ -158,13 +159,13 @@ class CountingLogExporter(_Counting, LogRecordExporter):
         return True
 
 
-class TracePipeline(Pipeline):
+class TracePipeline(_SdkPipeline):
     """Spans in batches. `processor` belongs on a tracer provider."""
 
-    def __init__(self, exporter: SpanExporter, name: str) -> None:
+    def __init__(self, exporter: SpanExporter, name: str, redaction: Redaction = NO_REDACTION) -> None:
         limit = _limit("OTEL_BSP_MAX_QUEUE_SIZE")
         tally = Tally("traces", name, limit)
-        counting = CountingSpanExporter(exporter, tally)
+        counting = CountingSpanExporter(exporter, tally, redaction)
         super().__init__(tally, counting)
         self._batches = BatchSpanProcessor(counting, max_queue_size=limit)
         self.processor: SpanProcessor = _SpanGate(self._batches, tally)
@@ -179,13 +180,13 @@ class TracePipeline(Pipeline):
         self._batches.shutdown()  # type: ignore[no-untyped-call]
 
 
-class LogPipeline(Pipeline):
+class LogPipeline(_SdkPipeline):
     """Log records in batches. `processor` belongs on a logger provider."""
 
-    def __init__(self, exporter: LogRecordExporter, name: str) -> None:
+    def __init__(self, exporter: LogRecordExporter, name: str, redaction: Redaction = NO_REDACTION) -> None:
         limit = _limit("OTEL_BLRP_MAX_QUEUE_SIZE")
         tally = Tally("logs", name, limit)
-        counting = CountingLogExporter(exporter, tally)
+        counting = CountingLogExporter(exporter, tally, redaction)
         super().__init__(tally, counting)
         self._batches = BatchLogRecordProcessor(counting, max_queue_size=limit)
         self.processor: LogRecordProcessor = _LogGate(self._batches, tally)
@@ -200,12 +201,12 @@ class LogPipeline(Pipeline):
         self._batches.shutdown()  # type: ignore[no-untyped-call]
 
 
-class MetricPipeline(Pipeline):
+class MetricPipeline(_SdkPipeline):
     """Metrics at an interval. Each meter provider gets a reader of its own, all on the one exporter."""
 
-    def __init__(self, exporter: MetricExporter, name: str) -> None:
+    def __init__(self, exporter: MetricExporter, name: str, redaction: Redaction = NO_REDACTION) -> None:
         tally = Tally("metrics", name, _QUEUE_LIMIT)
-        self._counting = CountingMetricExporter(exporter, tally)
+        self._counting = CountingMetricExporter(exporter, tally, redaction)
         super().__init__(tally, self._counting)
         self._readers: list[MetricReader] = []
 

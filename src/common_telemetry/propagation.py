@@ -1,7 +1,7 @@
 """The OpenTelemetry context while a plugin works, and how it travels in a message."""
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry import baggage, context, propagate, trace
@@ -11,10 +11,10 @@ from opentelemetry.trace import Span, SpanContext
 from common_telemetry.attributes import MESSAGE_ID, MESSAGE_TOPIC, AttributeValue, PluginIdentity
 
 _BAGGAGE: Final = "baggage"
-_CURRENT: Final = context.create_key("common_telemetry.current")
+CURRENT_KEY: Final = context.create_key("common_telemetry.current")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed, but freezing it would make every message dearer
 class Current:
     """Who works on what. Travels with the OpenTelemetry context, so into tasks and asyncio.to_thread too."""
 
@@ -22,7 +22,7 @@ class Current:
     topic: str = ""
     message_id: str = ""
     lifecycle: bool = False  # in init, shutdown or a health check, which are never parents of messages
-    baggage: Mapping[str, object] = field(default_factory=dict)
+    baggage: Mapping[str, object] | None = None  # as it came, with its header
     baggage_header: str = ""
 
     def message_attributes(self) -> dict[str, AttributeValue]:
@@ -37,13 +37,13 @@ class Current:
 
 def current(at: Context | None = None) -> Current | None:
     """What is being worked on in the current context, or in `at`."""
-    found = context.get_value(_CURRENT, at)
+    found = context.get_value(CURRENT_KEY, at)
     return found if isinstance(found, Current) else None
 
 
 def with_current(value: Current, at: Context) -> Context:
     """`at`, with `value` as what is being worked on."""
-    return context.set_value(_CURRENT, value, at)
+    return context.set_value(CURRENT_KEY, value, at)
 
 
 def with_span(span: Span, at: Context) -> Context:

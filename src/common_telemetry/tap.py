@@ -1,6 +1,7 @@
 """Finished spans handed to callbacks in the same process, before and beside any exporter."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -8,6 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
 from common_telemetry.health import Faults
+from common_telemetry.redaction import NO_REDACTION, Redaction
 from common_telemetry.spans import SpanEvent, SpanLink, SpanRecord
 
 Callback = Callable[[SpanRecord], None]
@@ -16,10 +18,11 @@ Callback = Callable[[SpanRecord], None]
 class Tap(SpanProcessor):
     """Calls every callback with every sampled span that ends, in the thread that ends it."""
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, redaction: Redaction = NO_REDACTION) -> None:
         self._faults = faults
+        self._redaction = redaction
         self._lock = Lock()
-        self._callbacks: tuple[Callback, ...] = ()
+        self.callbacks: tuple[Callback, ...] = ()
 
     def add(self, callback: Callback) -> Callable[[], None]:
         """Call `callback` from now on; the returned function ends that, and is safe to repeat."""
@@ -30,29 +33,41 @@ class Tap(SpanProcessor):
             callback(record)
 
         with self._lock:
-            self._callbacks = (*self._callbacks, entry)
+            self.callbacks = (*self.callbacks, entry)
 
         def remove() -> None:
             with self._lock:
-                self._callbacks = tuple(one for one in self._callbacks if one is not entry)
+                self.callbacks = tuple(one for one in self.callbacks if one is not entry)
 
         return remove
 
     def close(self) -> None:
         """Forget all callbacks."""
         with self._lock:
-            self._callbacks = ()
+            self.callbacks = ()
 
     def on_end(self, span: ReadableSpan) -> None:
         """Part of SpanProcessor."""
-        callbacks = self._callbacks
         context = span.get_span_context()
-        if not callbacks or context is None or not context.trace_flags.sampled:
-            return
-        record = _record(span, context)
-        for callback in callbacks:
-            with self._faults.guard("tap", f"a tap failed on span {span.name!r}"):
+        if self.callbacks and context is not None and context.trace_flags.sampled:
+            self.show(_record(span, context))
+
+    def show(self, record: SpanRecord) -> None:
+        """Call every callback with `record`. What they raise ends here."""
+        if self._redaction.is_active:
+            record = _redacted(record, self._redaction)
+        for callback in self.callbacks:
+            with self._faults.guard("tap", f"a tap failed on span {record.name!r}"):
                 callback(record)
+
+
+def _redacted(record: SpanRecord, redaction: Redaction) -> SpanRecord:
+    return replace(
+        record,
+        attributes=redaction.of(record.attributes),
+        links=tuple(replace(link, attributes=redaction.of(link.attributes)) for link in record.links),
+        events=tuple(replace(event, attributes=redaction.of(event.attributes)) for event in record.events),
+    )
 
 
 def _record(span: ReadableSpan, context: SpanContext) -> SpanRecord:

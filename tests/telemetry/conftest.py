@@ -8,7 +8,7 @@ from common_telemetry.config import Engine
 from common_telemetry.testing import InMemoryTelemetry, OtlpReceiver
 
 # Every check runs on each of these; the OTLP that arrives must not depend on which.
-ENGINES: tuple[Engine, ...] = ("official",)
+ENGINES: tuple[Engine, ...] = ("official", "fast")
 PROTOCOLS = ("http/protobuf", "grpc")
 
 Start = Callable[..., TelemetryContext]

@@ -28,6 +28,7 @@ def test_every_fault_is_named_at_once() -> None:
         "service_per_plugin": "no",
         "service_name": " ",
         "log_level": "LOUD",
+        "redact": "password",
     }
     with pytest.raises(TelemetryConfigError) as raised:
         TelemetryConfig.from_mapping(wrong)

@@ -40,6 +40,8 @@ def test_it_lists_every_setting_with_its_default() -> None:
 
 
 def toml(value: object) -> str:
+    if isinstance(value, tuple):
+        return str(list(value))
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else f"{value:g}"

@@ -28,7 +28,7 @@ from common_telemetry import catalogue, errors, propagation
 from common_telemetry.attributes import Attributes, AttributeValue, PluginIdentity
 from common_telemetry.catalogue import Metric
 from common_telemetry.config import TelemetryConfig
-from common_telemetry.engine import Clock, Engine, PluginEngine, Recorder
+from common_telemetry.engine import Binder, Clock, Engine, PluginEngine, Recorder
 from common_telemetry.health import Faults
 from common_telemetry.logs import LogEmitter
 from common_telemetry.message import ObservedMessage
@@ -80,8 +80,18 @@ class OfficialEngine(Engine):
         tracer = providers.tracer.get_tracer(plugin.scope, plugin.version)
         meter = providers.meter.get_meter(plugin.scope, plugin.version)
         recorder = _Recorders(meter, keep_message_id=self._keep_message_id).of
-        bound = _Bound(plugin, tracer, recorder, providers.logs, self._config, self._faults, self._clock)
-        return PluginEngine(_OfficialMessages(bound), tracer, recorder, providers.logs)
+        bound = Bound(
+            plugin, tracer, meter, recorder, providers.logs, self._config, self._faults, self._clock
+        )
+        return PluginEngine(
+            self._messages(bound), tracer, recorder, providers.logs, binder=self._binder(bound)
+        )
+
+    def _messages(self, bound: "Bound") -> MessageTelemetry:
+        return OfficialMessages(bound)
+
+    def _binder(self, bound: "Bound") -> Binder | None:
+        return None
 
 
 class _Recorders:
@@ -121,11 +131,12 @@ class _Recorders:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class Bound:
     """Everything a scope of one plugin needs."""
 
     plugin: PluginIdentity
     tracer: Tracer
+    meter: Meter
     recorder: Callable[[Metric], Recorder]
     logs: LogEmitter
     config: TelemetryConfig
@@ -152,7 +163,7 @@ class _Opening:
 class _Scope(MessageScope):
     __slots__ = ("_bound", "_context", "_ended", "_opening", "_perf", "_span", "_start", "_token")
 
-    def __init__(self, bound: _Bound, opening: _Opening) -> None:
+    def __init__(self, bound: Bound, opening: _Opening) -> None:
         self._bound = bound
         self._opening = opening
         self._span: Span = INVALID_SPAN
@@ -208,7 +219,7 @@ class _Scope(MessageScope):
         """Measure what there is to measure."""
 
     def _mark_failed(self, error: BaseException | str, error_type: str) -> None:
-        self._span.set_status(Status(StatusCode.ERROR, _describe(error)))
+        self._span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
         self._span.set_attribute(names.ERROR_TYPE, error_type)
         if isinstance(error, BaseException):
             # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
@@ -225,7 +236,7 @@ class _Publish(_Scope, PublishScope):
         return headers
 
     def fail(self, error: BaseException | str) -> None:
-        self._mark_failed(error, _type_of(error, None))
+        self._mark_failed(error, type_of(error, None))
 
     def _passed_through(self, error: BaseException) -> None:
         self.fail(error)
@@ -243,7 +254,7 @@ class _Process(_Scope, ProcessScope):
 
     def __init__(
         self,
-        bound: _Bound,
+        bound: Bound,
         opening: _Opening,
         topic: str,
         message_id: str,
@@ -269,10 +280,10 @@ class _Process(_Scope, ProcessScope):
 
     def fail(self, error: BaseException | str, error_type: str | None = None) -> None:
         self._failure = error
-        self._error_type = _type_of(error, error_type)
+        self._error_type = type_of(error, error_type)
         with self._bound.guard(self._opening.name):
             self._mark_failed(error, self._error_type)
-            _log_failure(self._bound, self._opening.attributes, error, self._error_type, self._context)
+            log_failure(self._bound, self._opening.attributes, error, self._error_type, self._context)
 
     def outcome(self, name: str) -> None:
         self._span.set_attribute(names.OUTCOME, name)
@@ -303,10 +314,12 @@ class _Process(_Scope, ProcessScope):
             self._bound.recorder(catalogue.QUEUE_TIME)(waited, attributes, self._context)
 
 
-class _OfficialMessages(MessageTelemetry):
+class OfficialMessages(MessageTelemetry):
+    """Message spans by API calls alone."""
+
     __slots__ = ("_bound",)
 
-    def __init__(self, bound: _Bound) -> None:
+    def __init__(self, bound: Bound) -> None:
         self._bound = bound
 
     def publish(
@@ -402,7 +415,7 @@ class _OfficialMessages(MessageTelemetry):
         span.set_status(Status(StatusCode.ERROR, reason))
         span.end(now)
         context = propagation.with_span(span, opening.context)
-        _log_failure(self._bound, opening.attributes, reason, "plugin_crash", context)
+        log_failure(self._bound, opening.attributes, reason, "plugin_crash", context)
 
     def _process_opening(
         self, topic: str, message: ObservedMessage, attempt: int, *, replay: bool
@@ -449,14 +462,16 @@ def _link(span: SpanContext, message_id: str) -> Link:
     return Link(span, {names.MESSAGING_ID: message_id})
 
 
-def _type_of(error: BaseException | str, given: str | None) -> str:
+def type_of(error: BaseException | str, given: str | None) -> str:
+    """The value of `error.type`."""
     if given:
         return given
     # "_OTHER" is the conventions' word for an error without a class.
     return errors.error_type(error) if isinstance(error, BaseException) else "_OTHER"
 
 
-def _describe(error: BaseException | str) -> str:
+def describe_failure(error: BaseException | str) -> str:
+    """The failure in one line."""
     return error if isinstance(error, str) else errors.describe(error)
 
 
@@ -468,7 +483,7 @@ def _measured(plugin: PluginIdentity, topic: str, message_id: str) -> dict[str, 
 
 
 def _measure_process(
-    bound: _Bound, topic: str, message_id: str, error_type: str, elapsed_ns: int, context: Context
+    bound: Bound, topic: str, message_id: str, error_type: str, elapsed_ns: int, context: Context
 ) -> None:
     attributes = _measured(bound.plugin, topic, message_id)
     if error_type:
@@ -486,9 +501,10 @@ def _measure_process(
         bound.recorder(catalogue.PROCESS_DURATION)(elapsed_ns / 1e9, attributes, context)
 
 
-def _log_failure(
-    bound: _Bound, about: Attributes, error: BaseException | str, error_type: str, context: Context
+def log_failure(
+    bound: Bound, about: Attributes, error: BaseException | str, error_type: str, context: Context
 ) -> None:
+    """Log that a message, or a batch, `about` which all is known, could not be handled."""
     attributes: dict[str, AttributeValue] = {**about, names.ERROR_TYPE: error_type}
     if isinstance(error, BaseException):
         attributes |= errors.exception_attributes(error)
@@ -496,7 +512,8 @@ def _log_failure(
         bound.plugin.scope,
         bound.plugin.version,
         logging.ERROR,
-        f"{about.get(names.MESSAGE_ID, 'a batch')} on {about.get(names.MESSAGE_TOPIC)}: {_describe(error)}",
+        f"{about.get(names.MESSAGE_ID, 'a batch')} on {about.get(names.MESSAGE_TOPIC)}: "
+        f"{describe_failure(error)}",
         attributes,
         context=context,
         event_name="plugin.message.failed",

@@ -1,6 +1,7 @@
 """An OTLP receiver on free loopback ports: HTTP with protobuf, and gRPC."""
 
 import gzip
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,13 +49,14 @@ class OtlpReceiver(Received):
     `accept()` ends both.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, http_port: int = 0, grpc_port: int = 0) -> None:
+        """Listen on these ports; 0 is any that is free."""
         super().__init__()
         self._status = _OK
         self._go_on = Event()
         self._go_on.set()
         self.requests = 0
-        self._http = _HttpServer((_HOST, 0), _HttpHandler)
+        self._http = _HttpServer((_HOST, http_port), _HttpHandler)
         self._http.receiver = self
         self._thread = Thread(
             target=self._http.serve_forever, args=(0.02,), name="otlp-receiver", daemon=True
@@ -62,7 +64,7 @@ class OtlpReceiver(Received):
         self._thread.start()
         self._grpc = grpc.server(ThreadPoolExecutor(4, thread_name_prefix="otlp-receiver-grpc"))
         _serve_grpc(self._grpc, self)
-        self._grpc_port = self._grpc.add_insecure_port(f"{_HOST}:0")
+        self._grpc_port = self._grpc.add_insecure_port(f"{_HOST}:{grpc_port}")
         self._grpc.start()
 
     @property
@@ -123,6 +125,11 @@ class OtlpReceiver(Received):
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     receiver: OtlpReceiver
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a sender that did not wait for its answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _HttpHandler(BaseHTTPRequestHandler):

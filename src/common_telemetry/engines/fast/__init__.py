@@ -1,0 +1,1 @@
+"""The engine that writes OTLP itself: telemetry kept in slots, turned into protobuf bytes batch by batch."""

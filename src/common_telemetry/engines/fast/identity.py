@@ -1,0 +1,87 @@
+"""Who a span is: ids in the bytes OTLP has them in, and a SpanContext only once somebody asks for it."""
+
+import os
+from random import Random
+from typing import ClassVar, Final, Self
+
+from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+
+SAMPLED: Final = 0x01
+RANDOM: Final = 0x02  # the trace id is random: https://www.w3.org/TR/trace-context-2/#random-trace-id-flag
+_FLAGS: Final = tuple(TraceFlags(flags) for flags in range(256))
+
+# Not the generator of the `random` module: a handler that seeds that one would make ids come twice.
+_random: Final = Random()  # noqa: S311 - ids must differ, not be secret
+_bits: Final = _random.getrandbits
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)  # else parent and child would make the same ids
+
+
+def new_trace_id() -> bytes:
+    """Sixteen random bytes, never all zero."""
+    return (_bits(128) or 1).to_bytes(16, "big")
+
+
+def new_span_id() -> bytes:
+    """Eight random bytes, never all zero."""
+    return (_bits(64) or 1).to_bytes(8, "big")
+
+
+class SpanIdentity:
+    """What every span of this engine is, recorded or not. `trace_state` is None where there is none."""
+
+    __slots__ = ("_known", "flags", "span_id", "trace_id", "trace_state")
+
+    is_remote: ClassVar[bool] = False
+    # Set by the constructors of the subclasses, each by itself: calling one here would cost as much again.
+    trace_id: bytes
+    span_id: bytes
+    flags: int
+    trace_state: TraceState | None
+    _known: SpanContext | None
+
+    def get_span_context(self) -> SpanContext:
+        """Part of opentelemetry.trace.Span."""
+        if self._known is None:
+            self._known = SpanContext(
+                int.from_bytes(self.trace_id, "big"),
+                int.from_bytes(self.span_id, "big"),
+                is_remote=False,
+                trace_flags=_FLAGS[self.flags],
+                trace_state=self.trace_state,
+            )
+        return self._known
+
+    def traceparent(self) -> str:
+        """The W3C header (https://www.w3.org/TR/trace-context-2/)."""
+        return f"00-{self.trace_id.hex()}-{self.span_id.hex()}-{self.flags:02x}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.traceparent()})"
+
+
+class ForeignIdentity(SpanIdentity):
+    """A span that is not of this engine: from another process, or made by somebody else in this one."""
+
+    __slots__ = ("is_remote",)
+
+    def __init__(
+        self, trace_id: bytes, span_id: bytes, flags: int, trace_state: TraceState | None, is_remote: bool
+    ) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.flags = flags
+        self.trace_state = trace_state
+        self.is_remote = is_remote  # type: ignore[misc] # a constant only for spans of ours
+        self._known = None
+
+    @classmethod
+    def of(cls, context: SpanContext) -> Self:
+        """The same span in the form of this engine."""
+        return cls(
+            context.trace_id.to_bytes(16, "big"),
+            context.span_id.to_bytes(8, "big"),
+            context.trace_flags & 0xFF,
+            context.trace_state or None,
+            context.is_remote,
+        )

@@ -1,0 +1,379 @@
+"""A backend that fails in every way it can, and a process that ends in every way it can.
+
+With either engine nothing of it reaches a handler, memory stays bounded, and what was lost is counted.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, thread_time
+from typing import Any
+
+import pytest
+
+from common_telemetry import TelemetryConfig, TelemetryContext
+from common_telemetry.config import Engine
+from common_telemetry.health import SignalHealth
+from common_telemetry.senders.answers import Answer
+from common_telemetry.senders.delivery import deliver
+from common_telemetry.testing import OtlpReceiver
+from telemetry.conftest import Start
+from telemetry.faulty import Answering, FaultyBackend, faulty, http_answer, raw_and_close
+from telemetry.pipeline import Message
+
+SPANS_ALONE = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+SOON = {
+    "OTEL_BSP_SCHEDULE_DELAY": "20",
+    "OTEL_BLRP_SCHEDULE_DELAY": "20",
+    "OTEL_METRIC_EXPORT_INTERVAL": "50",
+}
+
+
+@contextmanager
+def reporting(engine: Engine, endpoint: str, **environ: str) -> Iterator[TelemetryContext]:
+    """A context that sends spans alone, and hurries."""
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **SPANS_ALONE, **SOON, **environ}
+    telemetry = TelemetryContext.from_config(TelemetryConfig(engine=engine), environ=told)
+    try:
+        yield telemetry
+    finally:
+        telemetry.shutdown(0.2)
+
+
+def handle(telemetry: TelemetryContext, count: int, prefix: str = "m") -> None:
+    plugin = telemetry.for_plugin("sink", "1.0.0", "running")
+    for number in range(count):
+        with plugin.messages.process("orders.raw", Message(f"{prefix}{number}")):
+            pass
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    end = monotonic() + timeout_s
+    waiting = threading.Event()
+    while not condition():
+        assert monotonic() < end, "not within time"
+        waiting.wait(0.005)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+GARBAGE: list[Answering] = [
+    raw_and_close(b""),
+    raw_and_close(b"\x16\x03\x01 garbage"),
+    raw_and_close(b"HTTP/1.1 2"),
+    http_answer("503 Busy", headers=(("retry-after", "0"),)),
+    http_answer("429 Slow down", headers=(("retry-after", "0"),)),
+]
+
+
+@pytest.mark.parametrize("answer", GARBAGE, ids=["nothing", "garbage", "cut", "503", "429"])
+def test_spans_arrive_once_a_backend_that_answered_badly_comes_to_its_senses(
+    answer: Answering, engine: Engine
+) -> None:
+    with faulty(answer, http_answer()) as backend, reporting(engine, backend.endpoint) as telemetry:
+        handle(telemetry, 3)
+        wait_until(lambda: telemetry.health().traces.exported == 3)
+        assert len(backend.posts) >= 2
+        assert backend.posts[0].body == backend.posts[1].body  # the same request again
+        assert telemetry.health().traces.failed == 0
+
+
+def test_a_slow_backend_delays_nobody_but_itself(engine: Engine) -> None:
+    pause = threading.Event()
+
+    def slowly(connection: socket.socket) -> None:
+        pause.wait(0.05)
+        http_answer()(connection)
+
+    with faulty(slowly) as backend:
+        told = {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"}
+        with reporting(engine, backend.endpoint, **told) as telemetry:
+            begin = thread_time()
+            handle(telemetry, 500)
+            assert thread_time() - begin < 0.5
+            wait_until(lambda: telemetry.health().traces.exported == 500)
+            assert telemetry.health().traces.dropped == 0
+
+
+def test_a_full_queue_drops_and_counts_and_holds_no_more_than_it_may(engine: Engine) -> None:
+    with faulty() as backend:
+        backend.answers = [backend.hang]
+        told = {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10"}
+        with reporting(engine, backend.endpoint, **told) as telemetry:
+            handle(telemetry, 10)
+            assert backend.arrived.acquire(timeout=5)
+            handle(telemetry, 1_000)
+            health = telemetry.health().traces
+            assert health.dropped in range(890, 911)
+            assert health.queued in range(90, 111)
+            assert health.exported + health.failed == 0
+    assert accounted(telemetry.health().traces) == 1_010
+
+
+def accounted(health: SignalHealth) -> int:
+    return health.exported + health.failed + health.dropped + health.queued
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_backend_that_was_away_is_reported_to_again(
+    protocol: str, engine: Engine, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", "common_telemetry")
+    port = free_port()
+    with reporting(
+        engine,
+        f"http://127.0.0.1:{port}",
+        OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+        OTEL_EXPORTER_OTLP_TIMEOUT="0.3",
+    ) as telemetry:
+        handle(telemetry, 5, "away")
+        wait_until(lambda: telemetry.health().traces.failed == 5)
+        assert telemetry.health().traces.failing_since_ns is not None
+        with OtlpReceiver(**{protocol.partition("/")[0] + "_port": port}) as receiver:
+
+            def arrives() -> bool:
+                handle(telemetry, 1, "back")
+                return bool(receiver.spans())
+
+            wait_until(arrives)
+            wait_until(lambda: telemetry.health().traces.failing_since_ns is None)
+            assert all(span.attributes["message.id"].startswith("back") for span in receiver.spans())
+            assert telemetry.shutdown(5)
+    told = [record.getMessage() for record in caplog.records if record.name == "common_telemetry"]
+    assert [("do not reach" in line, "again" in line) for line in told] == [(True, False), (False, True)]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_hundred_thousand_messages_at_a_dead_backend_cost_no_memory_and_end_in_time(engine: Engine) -> None:
+    """Check 19: the messages go on, memory is bounded, drops are counted, the end keeps its deadline."""
+    count = 100_000 if engine == "fast" else 5_000
+    told = {"OTEL_BSP_MAX_QUEUE_SIZE": "2000", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    with reporting(engine, f"http://127.0.0.1:{free_port()}", **told) as telemetry:
+        handle(telemetry, count)
+        health = telemetry.health().traces
+        assert health.queued <= 2 * 2_000  # what waits, and one request of as many on its way
+        assert health.dropped > 0
+        begin = monotonic()
+        assert not telemetry.shutdown(1.0)
+        assert monotonic() - begin < 1.5
+    assert accounted(telemetry.health().traces) == count
+
+
+def test_what_a_rejecting_backend_did_not_store_is_counted_and_told_once(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+        ExportTracePartialSuccess,
+        ExportTraceServiceResponse,
+    )
+
+    part = ExportTracePartialSuccess(rejected_spans=2, error_message="too old")
+    answer = http_answer(body=ExportTraceServiceResponse(partial_success=part).SerializeToString())
+    with faulty(answer) as backend, reporting("fast", backend.endpoint) as telemetry:
+        for _ in range(2):
+            handle(telemetry, 3)
+            assert not telemetry.flush()
+        traces = telemetry.health().traces
+        assert (traces.exported, traces.failed, traces.last_error) == (2, 4, "too old")
+    (record,) = caplog.records
+    assert "did not store 2 of 3 (too old)" in record.getMessage()
+
+
+def test_a_backend_that_asks_for_rest_gets_it_and_loses_nothing_by_it() -> None:
+    busy = http_answer("503 Busy", headers=(("retry-after", "60"),))
+    with faulty(busy) as backend, reporting("fast", backend.endpoint) as telemetry:
+        handle(telemetry, 3)
+        wait_until(lambda: telemetry.health().traces.failed == 3)  # it may not wait that long
+        handle(telemetry, 4, "later")
+        assert not telemetry.flush(0.2)
+        assert len(backend.posts) == 1
+        assert telemetry.health().traces.queued == 4
+
+
+def test_one_signal_that_hangs_holds_up_no_other(receiver: OtlpReceiver) -> None:
+    with faulty() as backend:
+        backend.answers = [backend.hang]
+        told = {
+            **receiver.environ(),
+            **SOON,
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{backend.endpoint}/v1/traces",
+        }
+        telemetry = TelemetryContext.from_config(TelemetryConfig(engine="fast"), environ=told)
+        handle(telemetry, 1)
+        telemetry.for_plugin("sink", "1.0.0").logger().warning("look")
+        assert backend.arrived.acquire(timeout=5)
+        receiver.wait_for(lambda: receiver.metrics() and receiver.logs())
+        telemetry.shutdown(0.2)
+
+
+def test_an_error_in_the_exporting_thread_does_not_end_it(
+    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([RuntimeError("a bug of ours")])
+
+    def broken_once(*arguments: Any, **keywords: Any) -> Answer:
+        for failure in failures:
+            raise failure
+        return deliver(*arguments, **keywords)
+
+    monkeypatch.setattr("common_telemetry.engines.fast.exports.deliver", broken_once)
+    with reporting("fast", receiver.http_endpoint) as telemetry:
+        handle(telemetry, 1)
+        wait_until(lambda: bool(caplog.records))
+        handle(telemetry, 1, "later")
+        assert receiver.wait_for_spans(1)[0].attributes["message.id"] == "later0"
+    assert "an export failed" in caplog.text
+
+
+PRELUDE = """
+import os, signal, sys, threading, time
+from common_telemetry import TelemetryConfig, TelemetryContext
+from telemetry.pipeline import Message
+telemetry = TelemetryContext.from_config(TelemetryConfig(engine=os.environ["ENGINE"], shutdown_timeout_s=2))
+plugin = telemetry.for_plugin("sink", "1.0.0", "running")
+def handle(prefix, count=10):
+    for number in range(count):
+        with plugin.messages.process("orders.raw", Message(f"{prefix}{number}")):
+            plugin.record_counter("orders")
+"""
+
+
+def in_a_process(script: str, engine: Engine, **environ: str) -> "subprocess.Popen[str]":
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PRELUDE + script],
+        env=kept | {"ENGINE": engine, **environ},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ids(receiver: OtlpReceiver) -> list[str]:
+    return sorted(span.attributes["message.id"] for span in receiver.spans())
+
+
+def expected(*prefixes: str) -> list[str]:
+    return sorted(f"{prefix}{number}" for prefix in prefixes for number in range(10))
+
+
+ENDINGS = {
+    "falling off the end": "",
+    "sys.exit": "sys.exit(0)",
+    "an exception": "raise SystemExit(0)",
+    "a daemon thread still working": (
+        "threading.Thread(target=lambda: [handle('d', 1) or time.sleep(0.001) for _ in iter(int, 1)], "
+        "daemon=True).start()"
+    ),
+    "shutdown, then os._exit": "telemetry.shutdown(); os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_however_a_process_ends_by_itself_its_spans_arrive(
+    ending: str, engine: Engine, receiver: OtlpReceiver
+) -> None:
+    process = in_a_process(f"handle('m')\n{ENDINGS[ending]}", engine, **receiver.environ())
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    # What is made while telemetry shuts down is counted as lost, and said in one line.
+    assert len(errors.splitlines()) <= ("daemon" in ending)
+    assert set(expected("m")) <= set(ids(receiver))
+    assert any(point.value >= 10 for point in receiver.metrics("orders"))
+
+
+def test_sigterm_with_a_handler_that_exits_loses_nothing(engine: Engine, receiver: OtlpReceiver) -> None:
+    script = """
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
+handle('m')
+print("ready", flush=True)
+while True:
+    handle('n', 1)
+"""
+    process = in_a_process(script, engine, **receiver.environ())
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (3, "")
+    assert set(expected("m")) <= set(ids(receiver))
+
+
+def test_shutting_down_inside_a_signal_handler_does_not_lock_up(
+    engine: Engine, receiver: OtlpReceiver
+) -> None:
+    script = """
+def stop(number, frame):
+    plugin.record_counter("orders")
+    telemetry.shutdown()
+    os._exit(4)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+while True:
+    handle('m')
+"""
+    process = in_a_process(script, engine, **receiver.environ())
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (4, "")
+
+
+FORKING = """
+handle('parent')
+child = os.fork()
+if child == 0:
+    handle('child')
+    sys.exit(0 if telemetry.flush(5) else 9)
+assert os.waitpid(child, 0)[1] == 0
+handle('after')
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_parent_and_child_of_a_fork_report_each_their_own(receiver: OtlpReceiver) -> None:
+    process = in_a_process(FORKING, "fast", **receiver.environ(), PYTHONWARNINGS="ignore")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert ids(receiver) == expected("after", "child", "parent")
+    pids = {span.attributes["message.id"][:5]: span.resource["process.pid"] for span in receiver.spans()}
+    assert pids["paren"] == pids["after"] == process.pid != pids["child"]
+    counts = {point.resource["process.pid"]: point.value for point in receiver.metrics("orders")}
+    assert counts == {process.pid: 20, pids["child"]: 10}  # the SDK lets the child begin with its parent's
+
+
+def test_a_process_at_a_dead_backend_says_it_in_one_line_a_signal(engine: Engine) -> None:
+    begin = monotonic()
+    process = in_a_process(
+        "handle('m', 3_000)", engine, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", **SOON
+    )
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert monotonic() - begin < 8  # starting the interpreter included
+    lines = errors.splitlines()
+    assert 1 <= len(lines) <= 4  # one when each signal begins to fail, and one at the end
+    assert all(line.startswith("telemetry: ") for line in lines)
+
+
+def test_the_backend_of_the_tests_counts_what_it_is_told() -> None:
+    with faulty(http_answer("503 Busy"), http_answer()) as backend:
+        assert isinstance(backend, FaultyBackend)
+        for status in (b"503", b"200", b"200"):
+            with socket.create_connection(
+                ("127.0.0.1", int(backend.endpoint.rpartition(":")[2]))
+            ) as connection:
+                connection.sendall(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nok")
+                assert status in connection.recv(100)
+        assert [post.body for post in backend.posts] == [b"ok"] * 3
