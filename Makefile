@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock bench clean
+.PHONY: help setup demo test check lock bench bench-telemetry clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,18 @@ lock: setup ## write requirements/*.txt anew from pyproject.toml and requirement
 	@echo "==> lock: resolving, with hashes, for Python 3.11 to 3.13"
 	$(LOCK) pyproject.toml -o requirements/runtime.txt > /dev/null
 	$(LOCK) pyproject.toml requirements/dev.in -o requirements/dev.txt > /dev/null
+
+# Other interpreters to measure on, each by the path of its python; those that are not there are passed over.
+PYTHONS ?= python3.13
+bench-telemetry: setup ## what telemetry costs, fast against official; writes docs/benchmarks (PYTHONS="...")
+	@echo "==> bench-telemetry: operations, full speed, weight"
+	@set -e; chosen="--python $(BIN)/python"; \
+	for python in $(PYTHONS); do \
+	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	    $(MAKE) --no-print-directory setup PYTHON=$$python VENV=.venvs/$$version; \
+	    chosen="$$chosen --python .venvs/$$version/bin/python"; \
+	done; \
+	$(BIN)/python -m benchmarks.telemetry_report $$chosen $(ARGS)
 
 clean: ## remove what the other targets made, except the virtual environment
 	@echo "==> clean: caches, output, built libraries, host state"

@@ -16,8 +16,8 @@ from common_telemetry.messages import MessageTelemetry
 Recorder = Callable[[float, Attributes, Context | None], None]
 """Takes a value, all attributes, message.id among them, and the context, None for the current."""
 
-BoundRecorder = Callable[[float, str], None]
-"""Takes a value, in the current context, and the id of the message in hand, "" for none."""
+BoundRecorder = Callable[[float, str, Context], None]
+"""Takes a value, the id of the message in hand, "" for none, and the current context."""
 
 Binder = Callable[[Metric], Callable[[Attributes], BoundRecorder]]
 """Gives, for an instrument, what gives the recorder of one set of attributes, to be used again and again."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Final
 
+from opentelemetry.context import get_current
+
 from common_telemetry.attributes import STANDARD, Attributes, AttributeValue, PluginIdentity, merged
 from common_telemetry.catalogue import CATALOGUE, Kind, Metric
 from common_telemetry.engine import BoundRecorder, PluginEngine, Recorder
 from common_telemetry.errors import describe
 from common_telemetry.health import Faults
-from common_telemetry.propagation import Current, current
+from common_telemetry.propagation import CURRENT_KEY, Current, current
 
 _RESERVED: Final = {metric.name for metric in CATALOGUE}
 _PLAIN: Final = frozenset({str, bool, int, float})
@@ -38,27 +40,37 @@ class Instruments:
         self._engine = engine
         self._plugin = plugin
         self._faults = faults
+        self._records = engine.recording
         self._known: dict[str, _Instrument] = {}
 
     def record(self, kind: Kind, name: str, value: Any, attributes: Attributes | None) -> None:
         """Record `value` on the instrument `name`, with the standard attributes added."""
         try:
-            if not self._record_again(kind, name, value, attributes):
-                self._record(kind, name, value, attributes)
+            known = self._known.get(name)
+            # The short way, for what has been seen before. No number is neither below nor above a bound; the
+            # long way says what is wrong with it, and with everything else.
+            if (
+                known is not None
+                and known.kind == kind
+                and (value.__class__ is int or value.__class__ is float)
+                and known.lowest <= value < math.inf
+                and (not self._records or self._record_again(known, value, attributes))
+            ):
+                return
+            self._record(kind, name, value, attributes)
         except Exception as error:  # noqa: BLE001 - nothing of what a plugin gives need be what it should
             self._report("measurement", f"{kind} {name!r} cannot be recorded: {describe(error)}")
 
-    def _record_again(self, kind: Kind, name: str, value: Any, own: Attributes | None) -> bool:
-        """Record, if everything about it has been seen before; whether it was."""
-        known = self._known.get(name)
-        if known is None or known.bind is None or known.kind != kind:
-            return False
-        # No number is neither below nor above; the long way says what is wrong with it.
-        if value.__class__ not in (int, float) or not known.lowest <= value < math.inf:
+    def _record_again(self, known: _Instrument, value: float, own: Attributes | None) -> bool:
+        """Record with attributes that were seen before; whether they were, or are from now on."""
+        if known.bind is None:
             return False
         if known.identity is not self._plugin.attributes:  # which are replaced when the status moves on
             known.bound, known.identity = {}, self._plugin.attributes
-        working = current()
+        here = get_current()
+        working = here.get(CURRENT_KEY)
+        if not isinstance(working, Current):
+            working = None
         topic = working.topic if working is not None else ""
         # 1, 1.0 and True are equal, but different attributes.
         key = (topic, *own.items(), *map(type, own.values())) if own else topic
@@ -70,7 +82,7 @@ class Instruments:
             if len(known.bound) >= _BOUND_KEPT or (own and not _can_come_again(own)):
                 return False
             record = known.bound[key] = known.bind(self._attributes(own, working))
-        record(value, working.message_id if working is not None else "")
+        record(value, working.message_id if working is not None else "", here)
         return True
 
     def _record(self, kind: Kind, name: str, value: Any, own: Attributes | None) -> None:

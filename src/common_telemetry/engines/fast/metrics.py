@@ -217,11 +217,11 @@ class Instrument:
         self._bounds = _checked(_DEFAULT_BOUNDS if bounds is None else bounds)
         self._bounds_bytes = encode.explicit_bounds(self._bounds)
         self._exponential = options.exponential
-        self._exemplars = options.exemplars
+        self.exemplars = options.exemplars
         self._delta = kind in _DELTA_KINDS[options.temporality]
         # Of what a callback tells only the callback knows the beginning, so its series stay.
         self._restarts = self._delta and not kind.startswith("observable")
-        self._redaction = options.redaction
+        self.redaction = options.redaction
         self._series: dict[Key, Series] = {}
         self._recent: dict[Key, Series] = {}
         self._collected_ns = 0
@@ -256,9 +256,9 @@ class Instrument:
 
     def sample(self, context: Context | None, left_out: Mapping[str, Any]) -> Sample | None:
         """What makes a measurement in this context an exemplar; None if it may not be one."""
-        if left_out and self._redaction.is_active:
-            left_out = self._redaction.of(left_out)
-        return sample(self._exemplars, context, left_out)
+        if left_out and self.redaction.is_active:
+            left_out = self.redaction.of(left_out)
+        return sample(self.exemplars, context, left_out)
 
     def admit(self, series: Series) -> Series:
         """Part of Keeper."""
@@ -310,8 +310,8 @@ class Instrument:
 
     def _find(self, attributes: Mapping[str, Any]) -> Series:
         cleaned: dict[str, Any] = clean(attributes, None)
-        if self._redaction.is_active:
-            cleaned = self._redaction.of(cleaned)
+        if self.redaction.is_active:
+            cleaned = self.redaction.of(cleaned)
         key = _key_of(cleaned)
         return self._series.get(key) or self._new(cleaned, key)
 
