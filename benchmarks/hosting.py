@@ -1,7 +1,9 @@
-"""A host in this process with plugins made by the benchmark: what `echo-core run` does, without the libraries."""
+"""A host in this process with plugins of the benchmark: `echo-core run` without the libraries."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ FLUSH_S = 300.0
 
 
 def telemetry_for(variant: str) -> TelemetryContext:
-    """"off", or an engine's name, or "" for the default one. Where it goes is told by OTEL_*."""
+    """An engine by name ("off" is one), or "" for the default. Where it goes is told by OTEL_*."""
     return TelemetryContext.from_config(TelemetryConfig.from_mapping({"engine": variant} if variant else {}))
 
 
@@ -39,12 +41,13 @@ def manifest(name: str, *, hears: Sequence[str] = (), says: Sequence[str] = (), 
     return parse(msgspec.json.encode(document))
 
 
-async def run_until_idle(
+@contextmanager
+def host_with(
     plugins: Sequence[tuple[Plugin, Manifest]],
     telemetry: TelemetryContext,
     transport: Transport | None = None,
-) -> None:
-    """Run these plugins until the sources are exhausted and everything is settled."""
+) -> Iterator[Host]:
+    """A host with these plugins, not yet run; on the memory transport unless told."""
     with tempfile.TemporaryDirectory() as folder:
         host = Host(
             settings=Settings(),
@@ -54,7 +57,21 @@ async def run_until_idle(
             environ={},
         )
         for plugin, of in plugins:
-            host.add(of, lambda plugin=plugin: plugin)  # type: ignore[misc]
+            host.add(of, partial(_itself, plugin))
+        yield host
+
+
+def _itself(plugin: Plugin) -> Plugin:
+    return plugin
+
+
+async def run_until_idle(
+    plugins: Sequence[tuple[Plugin, Manifest]],
+    telemetry: TelemetryContext,
+    transport: Transport | None = None,
+) -> None:
+    """Run these plugins until the sources are exhausted and everything is settled."""
+    with host_with(plugins, telemetry, transport) as host:
         final = await host.run(until_idle=True)
     if final.failed:
         raise RuntimeError(f"the host did not end well: {final}")

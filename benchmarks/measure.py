@@ -1,4 +1,7 @@
-"""Runs contestants: each in a process of its own, several times, interleaved, so that a busy machine is busy for all."""
+"""Runs contestants: each in a process of its own, several times.
+
+They take turns, so that a machine that is busy with other things is busy for all of them.
+"""
 
 import json
 import os
@@ -13,7 +16,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.job import NOT_AVAILABLE
 from benchmarks.receiver import Receiver
 
-_PROBE: Final = 1_000
+_PROBE: Final = 300
 _FEWEST: Final = 500
 _MOST: Final = 500_000
 _TIMEOUT_S: Final = 900.0
@@ -83,14 +86,23 @@ def environment(receiver: Receiver, nats_url: str | None, messages: int) -> dict
     return told
 
 
+def command(contestant: Contestant, messages: int) -> list[str]:
+    """How to run a contestant."""
+    told = [f"--messages={messages}", f"--variant={contestant.variant}"]
+    return [sys.executable, "-m", contestant.module, *told]
+
+
 def run_once(
     contestant: Contestant, messages: int, receiver: Receiver, nats_url: str | None
 ) -> tuple[Run, dict[str, str]]:
-    """One run, and the versions of what took part. Raises LookupError with the reason if it cannot run here."""
+    """One run, and the versions of what took part.
+
+    Raises LookupError with the reason if it cannot run here, `RunFailed` if it went wrong.
+    """
     receiver.reset()
-    command = [sys.executable, "-m", contestant.module, f"--messages={messages}", f"--variant={contestant.variant}"]
     done = subprocess.run(
-        command,
+        command(contestant, messages),
+        check=False,
         env=environment(receiver, nats_url, messages),
         capture_output=True,
         text=True,
@@ -122,24 +134,35 @@ def run_all(
     nats_url: str | None,
     say: Say,
 ) -> list[Measured]:
-    """`rounds` runs of each, of about `seconds` each, taking turns; every probe decides how many messages that is."""
+    """`rounds` runs of each, of about `seconds` each; short runs before decide how many messages that is."""
     found = [Measured(contestant) for contestant in contestants]
     counts: dict[str, int] = {}
     for one in found:
         try:
-            probe, one.versions = run_once(one.contestant, _PROBE, receiver, nats_url)
+            counts[one.contestant.key], one.versions = _probe(one.contestant, seconds, receiver, nats_url)
         except LookupError as reason:
             one.unavailable = str(reason)
             say(f"{one.contestant.title}: not available here: {reason}")
-        else:
-            counts[one.contestant.key] = _rounded(min(_MOST, max(_FEWEST, probe.rate * seconds)))
     for number in range(rounds):
         for one in found:
             if not one.unavailable:
                 run, _ = run_once(one.contestant, counts[one.contestant.key], receiver, nats_url)
                 one.runs.append(run)
-                say(f"round {number + 1}: {one.contestant.title}: {run.rate:,.0f}/s, {run.cpu_us:.1f} us CPU a message")
+                say(f"round {number + 1}: {one.contestant.title}: {run.rate:,.0f}/s, {run.cpu_us:.1f} us CPU")
     return found
+
+
+def _probe(
+    contestant: Contestant, seconds: float, receiver: Receiver, nats_url: str | None
+) -> tuple[int, dict[str, str]]:
+    """How many messages take about `seconds`; what is too short to tell is repeated with more."""
+    count = _PROBE
+    while True:
+        run, versions = run_once(contestant, count, receiver, nats_url)
+        enough = _rounded(min(_MOST, max(_FEWEST, run.rate * seconds)))
+        if run.seconds >= seconds / 5 or count >= enough:
+            return enough, versions
+        count = max(2 * count, enough // 3)
 
 
 def _rounded(count: float) -> int:

@@ -19,8 +19,11 @@ def find() -> str | None:
     return shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
 
 
-def version(program: str) -> str:
-    """What `nats-server --version` says."""
+def installed_version() -> str:
+    """What `nats-server --version` says; empty where there is none."""
+    program = find()
+    if program is None:
+        return ""
     said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     return said.rpartition(" ")[2].strip().removeprefix("v")
 

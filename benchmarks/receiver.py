@@ -1,7 +1,7 @@
 """An OTLP/HTTP receiver in a process of its own: counts every span and every measurement that arrives.
 
-Nothing is decoded while a run lasts, so that the receiver takes as little of the machine as it can; the bodies
-are counted when somebody asks. `Receiver` starts and asks it.
+No span is decoded, and none counted before somebody asks, so that the receiver takes as little of the machine
+as it can while a run lasts. `Receiver` starts and asks it.
 """
 
 import gzip

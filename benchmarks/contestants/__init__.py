@@ -29,8 +29,8 @@ class Contestant:
         return self.spans_per_message > 0
 
 
-# A publication and a handling have a span each, and there are three of both. FastStream makes one more for the
-# first message, "create".
+# A publication and a handling have a span each, and there are three of both; FastStream makes one more,
+# "create", for what enters from outside.
 CONTESTANTS: Final = (
     Contestant(
         key="echo_core",

@@ -1,4 +1,4 @@
-"""dramatiq on its stub broker, untraced: three actors, each sends to the next; messages are encoded as JSON."""
+"""dramatiq on its stub broker, untraced: three actors, each sends to the next, as JSON."""
 
 import threading
 from typing import Any

@@ -1,6 +1,6 @@
-"""FastStream with its OpenTelemetry middleware: on its in-memory test broker, or (variant "nats") on NATS_URL.
+"""FastStream with its OpenTelemetry middleware: on its in-memory test broker, or on a real server.
 
-The log lines that it writes for every message are switched off.
+Variant "nats" is on the server at NATS_URL. The log lines for every message are switched off.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from benchmarks import job, work
-from benchmarks.telemetry_setup import Telemetry
+from benchmarks.official_sdk import Telemetry
 
 try:
     from faststream.nats import NatsBroker, TestNatsBroker

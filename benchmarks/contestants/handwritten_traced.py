@@ -15,7 +15,7 @@ from opentelemetry import propagate
 from opentelemetry.trace import SpanKind, Tracer
 
 from benchmarks import job, work
-from benchmarks.telemetry_setup import Telemetry
+from benchmarks.official_sdk import Telemetry
 
 QUEUE_SIZE = 1_000
 

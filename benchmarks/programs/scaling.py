@@ -1,0 +1,152 @@
+"""CPU time a message as one thing grows: subscriptions, fan-out, length of the chain, payload.
+
+The source hands in messages for a given time, waits until all are handled and their telemetry is delivered,
+and only then ends; so starting and stopping the host costs nothing here.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Final
+
+from benchmarks.hosting import FLUSH_S, manifest, run_until_idle, telemetry_for
+from common_telemetry import TelemetryContext
+from echo_core import BaseMessage, Plugin, Sink, Source, Transformer
+from echo_core.manifest import Manifest
+
+Pipeline = list[tuple[Plugin, Manifest]]
+Output = tuple[str, Any]
+
+
+class Meter:
+    """Counts what is handled, and the CPU time from the first message to the last."""
+
+    def __init__(self, seconds: float, telemetry: TelemetryContext) -> None:
+        self.seconds = seconds
+        self.telemetry = telemetry
+        self.messages = 0
+        self.handled = 0
+        self.cpu_seconds = 0.0
+        self.wall_seconds = 0.0
+
+
+class TimedSource(Source):
+    """Publishes what `outputs` gives for so many seconds; each is handled `deliveries` times at the end."""
+
+    def __init__(self, meter: Meter, outputs: Iterator[Output], deliveries: int) -> None:
+        self.meter = meter
+        self.outputs = outputs
+        self.deliveries = deliveries
+
+    async def produce(self) -> AsyncIterator[Output]:
+        meter = self.meter
+        began, cpu_began = time.perf_counter(), time.process_time()
+        until = began + meter.seconds
+        for output in self.outputs:
+            yield output
+            meter.messages += 1
+            if time.perf_counter() > until:
+                break
+        while meter.handled < meter.messages * self.deliveries:  # noqa: ASYNC110 - an event would cost the sink
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(meter.telemetry.flush, FLUSH_S)
+        meter.cpu_seconds = time.process_time() - cpu_began
+        meter.wall_seconds = time.perf_counter() - began
+
+
+class Forward(Transformer):
+    """Makes of every message one like it."""
+
+    async def transform(self, message: BaseMessage) -> Any:
+        return {**message.data}
+
+
+class Count(Sink):
+    """The end of a path."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    async def write(self, message: BaseMessage) -> None:
+        self.meter.handled += 1
+
+
+DATA: Final = {"text": "and nothing was lost", "start_ms": 1_200, "end_ms": 3_400}
+
+
+def plugins(meter: Meter, size: int) -> Pipeline:
+    """So many plugins, each with a subscription of its own; messages go to all of them in turn."""
+    patterns = ("work.{}.#", "work.{}.*", "work.{}.item", "*.{}.item", "#.{}.item")
+    topics = [f"work.part{number}.item" for number in range(size)]
+    source = TimedSource(meter, ((topic, DATA) for topic in itertools.cycle(topics)), 1)
+    sinks: Pipeline = [
+        (
+            Count(meter),
+            manifest(f"sink{number}", hears=[patterns[number % len(patterns)].format(f"part{number}")]),
+        )
+        for number in range(size)
+    ]
+    return [(source, manifest("source", says=["work.#"])), *sinks]
+
+
+def fan_out(meter: Meter, size: int) -> Pipeline:
+    """One topic, so many subscribers."""
+    source = TimedSource(meter, itertools.repeat(("work.item", DATA)), size)
+    sinks: Pipeline = [
+        (Count(meter), manifest(f"sink{number}", hears=["work.item"])) for number in range(size)
+    ]
+    return [(source, manifest("source", says=["work.item"])), *sinks]
+
+
+def chain(meter: Meter, size: int, data: Any = DATA) -> Pipeline:
+    """So many plugins one after another; the last is a sink."""
+    source = TimedSource(meter, itertools.repeat(("step.0", data)), 1)
+    steps: Pipeline = [
+        (Forward(), manifest(f"step{number}", hears=[f"step.{number}"], says=[f"step.{number + 1}"]))
+        for number in range(size - 1)
+    ]
+    last = (Count(meter), manifest("sink", hears=[f"step.{size - 1}"]))
+    return [(source, manifest("source", says=["step.0"])), *steps, last]
+
+
+def payload(meter: Meter, size: int) -> Pipeline:
+    """Three plugins in a row and messages with so many bytes of text."""
+    return chain(meter, 3, {"text": "x" * size})
+
+
+SHAPES: Final[dict[str, Callable[[Meter, int], Pipeline]]] = {
+    "plugins": plugins,
+    "fan_out": fan_out,
+    "chain": chain,
+    "payload": payload,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one point of one curve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("size", type=int)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--engine", default="")
+    told = parser.parse_args(arguments)
+    telemetry = telemetry_for(told.engine)
+    meter = Meter(told.seconds, telemetry)
+    asyncio.run(run_until_idle(SHAPES[told.shape](meter, told.size), telemetry))
+    telemetry.shutdown()
+    print(
+        json.dumps(
+            {
+                "messages": meter.messages,
+                "cpu_us": meter.cpu_seconds / meter.messages * 1e6,
+                "rate": meter.messages / meter.wall_seconds,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
