@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import ROOT
 from benchmarks.measure import RunFailed, Say, environment
 from benchmarks.receiver import Receiver
 
@@ -28,7 +29,9 @@ _TIMEOUT_S: Final = 1_200.0
 def _program(name: str, *arguments: object, env: Mapping[str, str]) -> dict[str, Any]:
     """What the program prints last. Raises `RunFailed`."""
     command = [sys.executable, "-m", f"benchmarks.programs.{name}", *map(str, arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+    )
     if done.returncode:
         raise RunFailed(f"{name} ended with {done.returncode}:\n{done.stderr[-2_000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -110,7 +113,7 @@ def start(plugins: int, rounds: int, *, say: Say) -> list[float]:
     for _ in range(rounds):
         began = time.perf_counter()
         command = [sys.executable, "-m", "benchmarks.programs.start", f"--plugins={plugins}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             process.stdout.readline()
             found.append(time.perf_counter() - began)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from benchmarks import ROOT
 from benchmarks.contestants import Contestant
 from benchmarks.job import NOT_AVAILABLE
 from benchmarks.receiver import Receiver
@@ -86,14 +87,18 @@ def environment(receiver: Receiver, nats_url: str | None, messages: int) -> dict
     return told
 
 
-def command(contestant: Contestant, messages: int) -> list[str]:
-    """How to run a contestant."""
+def command(contestant: Contestant, messages: int, python: str = sys.executable) -> list[str]:
+    """How to run a contestant; from `ROOT`."""
     told = [f"--messages={messages}", f"--variant={contestant.variant}"]
-    return [sys.executable, "-m", contestant.module, *told]
+    return [python, "-m", contestant.module, *told]
 
 
 def run_once(
-    contestant: Contestant, messages: int, receiver: Receiver, nats_url: str | None
+    contestant: Contestant,
+    messages: int,
+    receiver: Receiver,
+    nats_url: str | None,
+    python: str = sys.executable,
 ) -> tuple[Run, dict[str, str]]:
     """One run, and the versions of what took part.
 
@@ -101,7 +106,8 @@ def run_once(
     """
     receiver.reset()
     done = subprocess.run(
-        command(contestant, messages),
+        command(contestant, messages, python),
+        cwd=ROOT,
         check=False,
         env=environment(receiver, nats_url, messages),
         capture_output=True,

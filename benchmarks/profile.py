@@ -19,16 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import machine, work
+from benchmarks import ROOT, machine, work
 from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.measure import Measured, command, environment, run_all
 from benchmarks.receiver import Receiver
 from benchmarks.report import table
 from echo_core import __version__
 
-_ROOT: Final = Path(__file__).resolve().parent.parent
-_SOURCES: Final = f"{_ROOT}/src/"
-_OWN: Final = f"{_ROOT}/benchmarks/"
+_SOURCES: Final = f"{ROOT}/src/"
+_OWN: Final = f"{ROOT}/benchmarks/"
 _HERTZ: Final = 500
 _ROUNDS: Final = 5
 _SHOWN: Final = 0.01
@@ -120,6 +119,7 @@ def sample(contestant: Contestant, messages: int, receiver: Receiver) -> Samples
         env = environment(receiver, None, messages)
         subprocess.run(
             [*watch, *command(contestant, messages)],
+            cwd=ROOT,
             env=env,
             check=True,
             stdout=subprocess.DEVNULL,
@@ -176,12 +176,12 @@ def document(
     """The whole page."""
     parts = [
         "# Where each microsecond of a message goes",
-        f"Written by `make bench-profile`, Echo Core {__version__}. A message is one transcript segment on its"
-        " way through three plugins (validate, transform, sink): published three times and handled three times,"
-        " with 6 spans when it is traced.",
-        f"Machine: {host['processor']}, {host['cores']} cores; {host['system']}; {host['python']}; load average"
-        f" {host['load_average']} before the run. All figures are CPU time of the process, all threads, so"
-        " other work on the machine matters little.",
+        f"Written by `make bench-profile`, Echo Core {__version__}. A message is one transcript segment on"
+        " its way through three plugins (validate, transform, sink): published three times and handled three"
+        " times, with 6 spans when it is traced.",
+        f"Machine: {host['processor']}, {host['cores']} cores; {host['system']}; {host['python']}; load"
+        f" average {host['load_average']} before the run. All figures are CPU time of the process, all"
+        " threads, so other work on the machine matters little.",
         "## By subtraction",
         f"Medians of {_ROUNDS} interleaved runs. Each line does what the one before it does and something"
         " more, except that Echo Core does not run on asyncio.Queue: that line is there for comparison.",
@@ -198,8 +198,9 @@ def _section(one: Measured, found: Samples) -> list[str]:
     return [
         f"## By sampling: {one.contestant.title}",
         f"py-spy, {_HERTZ} samples a second, {found.total:,} samples between the first message and the"
-        f" delivery of the last span; their shares of the {cpu_us:,.1f} us above. Time in C code counts for the"
-        " Python function that called it; what runs without the interpreter's lock is spread over the rest.",
+        f" delivery of the last span; their shares of the {cpu_us:,.1f} us above. Time in C code counts for"
+        " the Python function that called it; what runs without the interpreter's lock is spread over the"
+        " rest.",
         shares(found.rooms, found.total, cpu_us, "whose code runs"),
         "The same by the nearest function of ours, with what it calls outside Echo Core:",
         shares(found.functions, found.total, cpu_us, "function"),
@@ -224,7 +225,7 @@ def main() -> None:
             for one in measured[1:]
         }
     page = document(host, alone, measured, sampled)
-    target = _ROOT / "docs" / "benchmarks" / "profile.md"
+    target = ROOT / "docs" / "benchmarks" / "profile.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
     print(page)

@@ -17,6 +17,8 @@ from typing import Any, Final, Self
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from benchmarks import ROOT
+
 _KEPT_BYTES: Final = 256 * 1024 * 1024
 """Bodies not yet counted may take this much memory; then they are counted at once."""
 
@@ -172,6 +174,7 @@ class Receiver:
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.receiver"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import alone, demands, machine, nats_server, report
+from benchmarks import ROOT, alone, demands, machine, nats_server, report
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.demands import Row
 from benchmarks.measure import Measured, run_all
@@ -20,7 +20,6 @@ from benchmarks.receiver import Receiver
 from echo_core import __version__
 
 PARTS: Final = ("peers", "latency", "scaling", "memory", "start")
-_ROOT: Final = Path(__file__).resolve().parent.parent
 _MEMORY_MESSAGES: Final = 1_000_000
 _MEMORY_SECONDS: Final = 120
 """A setting that is too slow for a million messages gets as many as fit into this time."""
@@ -148,11 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **session.data,
     }
     whole = plan is FULL and not told.only
-    folder = _ROOT / ("docs" if whole else "out") / "benchmarks"
+    folder = ROOT / ("docs" if whole else "out") / "benchmarks"
     page = report.document(results, session.measured, session.rows, session.curves)
     _save(folder, results, page, session.curves)
     print(page)
-    print(f"saved in {folder.relative_to(_ROOT)}")
+    print(f"saved in {folder.relative_to(ROOT)}")
 
 
 def _save(folder: Path, results: dict[str, Any], page: str, curves: report.Curves) -> None:
