@@ -6,6 +6,7 @@ A whole run writes docs/benchmarks; a quick one, or one of some parts only, writ
 import argparse
 import datetime
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Session:
         self.curves = alone.scaling(
             self.plan.sizes,
             self.plan.settings,
-            seconds=1.0,
+            seconds=0.5,
             rounds=self.plan.scaling_rounds,
             receiver=self.receiver,
             say=_say,
@@ -131,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", choices=PARTS, help="this part (may be repeated)")
     told = parser.parse_args(arguments)
     plan = QUICK if told.quick else FULL
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped then too
     before = machine.describe()
     with Receiver() as receiver, nats_server.running() as nats_url:
         session = Session(plan, receiver, nats_url)

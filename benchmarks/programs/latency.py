@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from benchmarks.hosting import FLUSH_S, manifest, run_until_idle, telemetry_for
@@ -54,13 +54,13 @@ class Last(Sink):
         self.hops.append(time.perf_counter_ns() - message.data["sent"])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the percentiles in milliseconds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--engine", default="")
-    told = parser.parse_args()
+    told = parser.parse_args(arguments)
     telemetry = telemetry_for(told.engine)
     hops: list[int] = []
     plugins = [

@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from benchmarks import work
@@ -28,12 +28,12 @@ class WatchedSource(Source):
                 self.resident.append(resident_bytes() or 0)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the ten sizes in bytes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--messages", type=int, required=True)
     parser.add_argument("--engine", default="")
-    told = parser.parse_args()
+    told = parser.parse_args(arguments)
     telemetry = telemetry_for(told.engine)
     source = WatchedSource(told.messages)
     tally = work.Tally()

@@ -75,19 +75,24 @@ class Count(Sink):
 
 
 DATA: Final = {"text": "and nothing was lost", "start_ms": 1_200, "end_ms": 3_400}
+_WAITING: Final = 1_000
+"""Messages that may wait, over all queues: what is left when the time is over should not take long."""
+
+
+def _manifest(name: str, plugins_in_all: int, *, hears: Sequence[str], says: Sequence[str] = ()) -> Manifest:
+    limit = max(16, _WAITING // plugins_in_all)
+    return manifest(name, hears=hears, says=says, delivery={"queue_limit": limit})
 
 
 def plugins(meter: Meter, size: int) -> Pipeline:
     """So many plugins, each with a subscription of its own; messages go to all of them in turn."""
     patterns = ("work.{}.#", "work.{}.*", "work.{}.item", "*.{}.item", "#.{}.item")
-    topics = [f"work.part{number}.item" for number in range(size)]
-    source = TimedSource(meter, ((topic, DATA) for topic in itertools.cycle(topics)), 1)
+    parts = [f"part{number}" for number in range(size)]
+    topics = itertools.cycle([f"work.{part}.item" for part in parts])
+    source = TimedSource(meter, ((topic, DATA) for topic in topics), 1)
     sinks: Pipeline = [
-        (
-            Count(meter),
-            manifest(f"sink{number}", hears=[patterns[number % len(patterns)].format(f"part{number}")]),
-        )
-        for number in range(size)
+        (Count(meter), _manifest(f"sink_{part}", size, hears=[pattern.format(part)]))
+        for part, pattern in zip(parts, itertools.cycle(patterns), strict=False)
     ]
     return [(source, manifest("source", says=["work.#"])), *sinks]
 
@@ -96,7 +101,7 @@ def fan_out(meter: Meter, size: int) -> Pipeline:
     """One topic, so many subscribers."""
     source = TimedSource(meter, itertools.repeat(("work.item", DATA)), size)
     sinks: Pipeline = [
-        (Count(meter), manifest(f"sink{number}", hears=["work.item"])) for number in range(size)
+        (Count(meter), _manifest(f"sink{number}", size, hears=["work.item"])) for number in range(size)
     ]
     return [(source, manifest("source", says=["work.item"])), *sinks]
 
@@ -105,10 +110,10 @@ def chain(meter: Meter, size: int, data: Any = DATA) -> Pipeline:
     """So many plugins one after another; the last is a sink."""
     source = TimedSource(meter, itertools.repeat(("step.0", data)), 1)
     steps: Pipeline = [
-        (Forward(), manifest(f"step{number}", hears=[f"step.{number}"], says=[f"step.{number + 1}"]))
+        (Forward(), _manifest(f"step{number}", size, hears=[f"step.{number}"], says=[f"step.{number + 1}"]))
         for number in range(size - 1)
     ]
-    last = (Count(meter), manifest("sink", hears=[f"step.{size - 1}"]))
+    last = (Count(meter), _manifest("sink", size, hears=[f"step.{size - 1}"]))
     return [(source, manifest("source", says=["step.0"])), *steps, last]
 
 
