@@ -132,7 +132,7 @@ def document(
         "Echo Core beside what people would use instead, in one run on one machine. How it is measured, and"
         " what the figures do not say: [method.md](method.md). Where the time of a message goes:"
         " [profile.md](profile.md). The figures as data: [results.json](results.json).",
-        f"Written by `make bench` on {results['date']}, Echo Core {results['version']}."
+        f"Written by `{results['command']}` on {results['date']}, Echo Core {results['version']}."
         f" {results['rounds']} rounds, interleaved; medians, and in `spread` the smallest and largest.",
         f"Machine: {machine(results['machine'])}.",
         "## What we hold ourselves to",
