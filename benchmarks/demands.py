@@ -171,4 +171,4 @@ def _cpu(run: Run) -> float:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.1f}x" if ratio >= 10 else f"{ratio:.2f}x"
+    return f"{ratio:.1f}x" if ratio >= 10 else f"{ratio:.3f}x"
