@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# The peers of the benchmarks live apart, so that nobody installs them who does not measure.
+BENCH  ?= .venvs/bench
 # Pins that still hold are kept, so locking twice changes nothing; the index is never written down.
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock bench bench-telemetry clean
+.PHONY: help setup demo test check lock bench bench-quick bench-profile bench-telemetry clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,13 +42,34 @@ check: setup ## ruff, mypy --strict, import direction, lock files up to date
 	@rm -rf out/locks && mkdir -p out/locks && cp requirements/*.txt out/locks/
 	$(LOCK) pyproject.toml -o out/locks/runtime.txt > /dev/null
 	$(LOCK) pyproject.toml requirements/dev.in -o out/locks/dev.txt > /dev/null
-	@for name in runtime dev; do cmp out/locks/$$name.txt requirements/$$name.txt \
+	$(LOCK) pyproject.toml requirements/bench.in -o out/locks/bench.txt > /dev/null
+	@for name in runtime dev bench; do cmp out/locks/$$name.txt requirements/$$name.txt \
 	    || { echo "requirements/$$name.txt is out of date; run: make lock"; exit 1; }; done
 
-lock: setup ## write requirements/*.txt anew from pyproject.toml and requirements/dev.in
+lock: setup ## write requirements/*.txt anew from pyproject.toml and requirements/*.in
 	@echo "==> lock: resolving, with hashes, for Python 3.11 to 3.13"
 	$(LOCK) pyproject.toml -o requirements/runtime.txt > /dev/null
 	$(LOCK) pyproject.toml requirements/dev.in -o requirements/dev.txt > /dev/null
+	$(LOCK) pyproject.toml requirements/bench.in -o requirements/bench.txt > /dev/null
+
+$(BENCH)/ready: requirements/bench.txt pyproject.toml
+	@echo "==> bench: installing Echo Core and its peers into $(BENCH)"
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+bench: $(BENCH)/ready ## measure Echo Core beside its peers; writes docs/benchmarks (about 20 minutes)
+	@echo "==> bench: five runs of everything, interleaved"
+	$(BENCH)/bin/python -m benchmarks.run $(ARGS)
+
+bench-quick: $(BENCH)/ready ## the core rows of bench in under two minutes; writes out/benchmarks
+	@echo "==> bench-quick: three short runs of the core rows"
+	$(BENCH)/bin/python -m benchmarks.run --quick $(ARGS)
+
+bench-profile: $(BENCH)/ready ## where each microsecond of a message goes; writes docs/benchmarks/profile.md
+	@echo "==> bench-profile: sampling from outside"
+	$(BENCH)/bin/python -m benchmarks.profile $(ARGS)
 
 # Other interpreters to measure on, each by the path of its python; those that are not there are passed over.
 PYTHONS ?= python3.13

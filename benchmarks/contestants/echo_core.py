@@ -1,0 +1,82 @@
+"""Echo Core: a source and three role plugins on the memory transport, or on the one that a URL names.
+
+Variants: "" (the default telemetry engine), "official", "off"; "nats" runs the default over NATS_URL.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from benchmarks import job, work
+from benchmarks.hosting import FLUSH_S, manifest, run_until_idle, telemetry_for
+from echo_core import BaseMessage, Invalid, Sink, Source, Transformer, Validator
+from echo_core.errors import SettingsError
+from echo_core.transports.base import Transport
+from echo_core.transports.urls import transport_for
+
+
+class SegmentSource(Source):
+    """Hands in the job's messages."""
+
+    def __init__(self, task: job.Job) -> None:
+        self.task = task
+
+    async def produce(self) -> AsyncIterator[work.Segment]:
+        self.task.start()
+        for segment in self.task.segments():
+            yield segment
+
+
+class SegmentValidator(Validator):
+    """Stops what no transcript may hold."""
+
+    async def validate(self, message: BaseMessage) -> None:
+        try:
+            work.validate(message.data)
+        except work.InvalidSegment as error:
+            raise Invalid(str(error)) from error
+
+
+class CaptionTransformer(Transformer):
+    """Makes captions."""
+
+    async def transform(self, message: BaseMessage) -> Any:
+        return work.transform(message.data)
+
+
+class TallySink(Sink):
+    """Adds captions up."""
+
+    def __init__(self, tally: work.Tally) -> None:
+        self.tally = tally
+
+    async def write(self, message: BaseMessage) -> None:
+        self.tally.add(message.data)
+
+
+def _transport(variant: str) -> Transport:
+    url = os.environ.get("NATS_URL", "nats://") if variant == "nats" else "memory://"
+    try:
+        return transport_for(url)
+    except SettingsError as error:
+        raise job.NotAvailableError(str(error).splitlines()[0]) from error
+
+
+def run(task: job.Job) -> None:
+    """One host, four plugins."""
+    telemetry = telemetry_for(task.variant.replace("nats", ""))
+    plugins = [
+        (SegmentSource(task), manifest("segment_source", says=[work.RAW])),
+        (SegmentValidator(), manifest("segment_validator", hears=[work.RAW], says=[work.VALID])),
+        (CaptionTransformer(), manifest("caption_transformer", hears=[work.VALID], says=[work.CAPTIONS])),
+        (TallySink(task.tally), manifest("tally_sink", hears=[work.CAPTIONS])),
+    ]
+    asyncio.run(run_until_idle(plugins, telemetry, _transport(task.variant)))
+    telemetry.flush(FLUSH_S)
+    task.stop()
+    telemetry.shutdown()
+
+
+if __name__ == "__main__":
+    job.main(run, packages=("echo-core", "opentelemetry-sdk"))

@@ -1,0 +1,174 @@
+"""What Echo Core is held to, and whether it holds: one row a figure."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from benchmarks.measure import Measured, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One demand and what was found. `met` is None where it could not be measured; `note` says why."""
+
+    what: str
+    demanded: str
+    found: str = ""
+    spread: str = ""
+    by_cpu: str = ""
+    """The same ratio of CPU time a message, which other work on the machine hardly changes."""
+    met: bool | None = None
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For results.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Our rate over that of a peer must be at least `at_least`; without that it is only shown."""
+
+    ours: str
+    peer: str
+    what: str
+    at_least: float | None = None
+
+
+RATIOS: Final = (
+    Ratio("echo_core", "handwritten_traced", "all traced, against asyncio by hand with the official SDK", 20),
+    Ratio("echo_core", "handwritten", "all traced, against asyncio by hand without telemetry", 0.7),
+    Ratio("echo_core", "faststream", "all traced, against FastStream traced, both in memory", 20),
+    Ratio("echo_core_nats", "faststream_nats", "all traced, against FastStream traced, both over NATS", 5),
+    Ratio("echo_core_off", "handwritten", "telemetry off, against asyncio by hand without telemetry"),
+    Ratio("echo_core_off", "dramatiq", "telemetry off, against dramatiq's stub broker"),
+    Ratio("echo_core_off", "bytewax", "telemetry off, one message at a time, against Bytewax in batches"),
+)
+
+
+def against_peers(measured: Sequence[Measured]) -> list[Row]:
+    """The rows of `RATIOS` whose contestants took part."""
+    by_key = {one.contestant.key: one for one in measured}
+    return [
+        _ratio(ratio, by_key[ratio.ours], by_key[ratio.peer])
+        for ratio in RATIOS
+        if ratio.ours in by_key and ratio.peer in by_key
+    ]
+
+
+def _ratio(ratio: Ratio, ours: Measured, peer: Measured) -> Row:
+    demanded = f">= {ratio.at_least:g}x its rate" if ratio.at_least is not None else "-"
+    missing = [f"{one.contestant.title}: {one.unavailable}" for one in (ours, peer) if one.unavailable]
+    if missing:
+        return Row(what=ratio.what, demanded=demanded, note="; ".join(missing))
+    found = ours.median(_rate) / peer.median(_rate)
+    pairs = [mine.rate / theirs.rate for mine, theirs in zip(ours.runs, peer.runs, strict=True)]
+    by_cpu = peer.median(_cpu) / ours.median(_cpu)
+    lost = sum(run.spans_lost + run.measurements_lost for one in (ours, peer) for run in one.runs)
+    return Row(
+        what=ratio.what,
+        demanded=demanded,
+        found=_times(found),
+        spread=f"{_times(min(pairs))} .. {_times(max(pairs))}",
+        met=None if ratio.at_least is None else found >= ratio.at_least and not lost,
+        by_cpu=_times(by_cpu),
+        note=f"{lost:,} spans or measurements lost" if lost else "",
+    )
+
+
+def bytewax_batch() -> Row:
+    """The row that waits for plugins that take batches."""
+    return Row(
+        what="batch mode, against Bytewax in batches",
+        demanded=">= 0.5x its rate",
+        note="Echo Core has no batch mode yet",
+    )
+
+
+def of_latency(latency: Mapping[str, Any]) -> list[Row]:
+    """A hop at 20 % load."""
+    rows = []
+    for setting, found in latency.items():
+        for percentile, limit_ms in (("p50_ms", 0.2), ("p99_ms", 2.0)):
+            values = [run[percentile] for run in found["runs"]]
+            rows.append(
+                Row(
+                    what=f"added latency of a hop at 20 % load, telemetry {setting}, {percentile[:3]}",
+                    demanded=f"< {limit_ms:g} ms",
+                    found=f"{found[percentile]:.3f} ms",
+                    spread=f"{min(values):.3f} .. {max(values):.3f}",
+                    met=found[percentile] < limit_ms,
+                    note=f"{found['rate']:,.0f} messages/s",
+                )
+            )
+    return rows
+
+
+def of_subscriptions(plugins: Mapping[str, Mapping[int, Sequence[float]]]) -> list[Row]:
+    """1,000 subscriptions against 10."""
+    rows = []
+    for setting, by_size in plugins.items():
+        few, many = by_size[10], by_size[1_000]
+        found = statistics.median(many) / statistics.median(few)
+        pairs = [b / a for a, b in zip(few, many, strict=True)]
+        rows.append(
+            Row(
+                what=f"cost a message, 1,000 active subscriptions against 10, telemetry {setting}",
+                demanded="<= 1.2x",
+                found=_times(found),
+                spread=f"{_times(min(pairs))} .. {_times(max(pairs))}",
+                met=found <= 1.2,
+                note=f"{statistics.median(few):.1f} and {statistics.median(many):.1f} us CPU",
+            )
+        )
+    return rows
+
+
+def of_memory(memory: Mapping[str, Any], wanted: int) -> list[Row]:
+    """Resident size after a tenth of the messages against the end."""
+    rows = []
+    for setting, found in memory.items():
+        sizes = found["resident_bytes"]
+        what = f"memory, {found['messages']:,} messages, telemetry {setting}"
+        if not all(sizes):
+            rows.append(Row(what=what, demanded="flat within 5 %", note="this system does not tell"))
+            continue
+        growth = sizes[-1] / sizes[0] - 1
+        rows.append(
+            Row(
+                what=what,
+                demanded="flat within 5 %",
+                found=f"{growth:+.1%}",
+                met=20 * abs(sizes[-1] - sizes[0]) <= sizes[0],
+                note=f"{sizes[0] / 2**20:.1f} MiB after a tenth, {sizes[-1] / 2**20:.1f} at the end"
+                + ("" if found["messages"] >= wanted else f"; fewer than {wanted:,}, for want of time"),
+            )
+        )
+    return rows
+
+
+def of_seconds(what: str, limit_s: float, values: Sequence[float], unavailable: str = "") -> Row:
+    """Something that must not take long."""
+    if unavailable:
+        return Row(what=what, demanded=f"< {limit_s:g} s", note=unavailable)
+    found = statistics.median(values)
+    return Row(
+        what=what,
+        demanded=f"< {limit_s:g} s",
+        found=f"{found:.3f} s",
+        spread=f"{min(values):.3f} .. {max(values):.3f}",
+        met=found < limit_s,
+    )
+
+
+def _rate(run: Run) -> float:
+    return run.rate
+
+
+def _cpu(run: Run) -> float:
+    return run.cpu_us
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio >= 10 else f"{ratio:.3f}x"
