@@ -59,7 +59,7 @@ class TelemetryConfig:
       `*`, `?` and `[...]` as in file names, upper and lower case the same: ["password", "*.token"].
     """
 
-    engine: Engine = "official"
+    engine: Engine = "fast"
     semconv: Semconv = "both"
     message_id_on_metrics: MessageIdOnMetrics = "exemplar"
     trace_max_age_s: float = 3600.0
