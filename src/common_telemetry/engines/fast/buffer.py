@@ -12,6 +12,8 @@ from common_telemetry.engines.fast.wire import Origin, request
 _T = TypeVar("_T")
 # How often `add` looks at more than whether there is room.
 _STEP: Final = 64
+# Just giving the lock up is not enough where another process has the thread's processor at that moment.
+_LET_GO_S: Final = 0.0005
 # No backend need take a request larger than a few megabytes: gRPC's own limit is 4.
 _REQUEST_BYTES: Final = 2 * 1024 * 1024
 
@@ -26,7 +28,8 @@ class Buffer(Generic[_T]):
 
     A program that does nothing but add would leave too little of the interpreter to the thread that drains:
     after each call of the system that thread waits for the interpreter's lock, by default 5 ms. So while more
-    than half of the room is taken, `add` lets go of that lock now and then. It never waits for a backend.
+    than half of the room is taken, `add` lets go of that lock now and then, long enough for the other thread to
+    get it on a busy machine too. It never waits for a backend: a full buffer drops at once.
     """
 
     def __init__(self, limit: int, write: Callable[[_T], tuple[Origin, bytes]], *, batch: int = 512) -> None:
@@ -105,7 +108,7 @@ class Buffer(Generic[_T]):
             self._woken = True
             self.wake()
         if waiting > self._limit // 2:
-            sleep(0)
+            sleep(_LET_GO_S)
 
     def _drop(self, count: int) -> None:
         with self._counting:
