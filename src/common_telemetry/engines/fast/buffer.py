@@ -28,8 +28,8 @@ class Buffer(Generic[_T]):
 
     A program that does nothing but add would leave too little of the interpreter to the thread that drains:
     after each call of the system that thread waits for the interpreter's lock, by default 5 ms. So while more
-    than half of the room is taken, `add` lets go of that lock now and then, long enough for the other thread to
-    get it on a busy machine too. It never waits for a backend: a full buffer drops at once.
+    than half of the room is taken, `add` lets go of that lock now and then, long enough for the other thread
+    to get it on a busy machine too. It never waits for a backend: a full buffer drops at once.
     """
 
     def __init__(self, limit: int, write: Callable[[_T], tuple[Origin, bytes]], *, batch: int = 512) -> None:
