@@ -27,6 +27,8 @@ API_VERSION: Final = "1.0"
 
 PLUGIN_TYPES: Final = ("validator", "transformer", "filter", "router", "source", "sink")
 ISOLATIONS: Final = ("in_process", "process")
+_OFFERED: Final = ISOLATIONS[:1]
+"""The isolations that there are today; the others may be written, and are refused by `check_host`."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -364,15 +366,21 @@ _EXAMPLES: Final = {
 
 
 def check_host(manifest: Manifest, *, host_version: str, where: str) -> None:
-    """Raise `ManifestError` unless the manifest's `requires_echo_core` admits `host_version`.
+    """Raise `ManifestError` unless this Echo Core, of `host_version`, can run the plugin.
 
-    A development or release-candidate host counts as the release it leads to: `>=1.3` admits 1.3.0.dev4.
+    `requires_echo_core` must admit it, and `isolation` be one that it offers. A development or
+    release-candidate host counts as the release it leads to: `>=1.3` admits 1.3.0.dev4.
     """
-    if not manifest.requires_echo_core:
-        return
-    host = Version(host_version)
-    release = host.base_version if host.is_prerelease else host.public
-    if not SpecifierSet(manifest.requires_echo_core).contains(release):
-        reason = f"wants Echo Core {manifest.requires_echo_core}, and this is {host_version}"
-        fix = "install such an Echo Core, or build the plugin for this one"
-        raise ManifestError([Fault("$.requires_echo_core", reason, fix)], where=where)
+    faults: list[Fault] = []
+    if manifest.requires_echo_core:
+        host = Version(host_version)
+        release = host.base_version if host.is_prerelease else host.public
+        if not SpecifierSet(manifest.requires_echo_core).contains(release):
+            reason = f"wants Echo Core {manifest.requires_echo_core}, and this is {host_version}"
+            fix = "install such an Echo Core, or build the plugin for this one"
+            faults.append(Fault("$.requires_echo_core", reason, fix))
+    if manifest.isolation not in _OFFERED:
+        reason = f"wants {manifest.isolation!r}, and this Echo Core runs plugins in its own process only"
+        faults.append(Fault("$.isolation", reason, f'write "{_OFFERED[0]}"'))
+    if faults:
+        raise ManifestError(faults, where=where)

@@ -8,7 +8,6 @@ from subprocess import CompletedProcess
 import msgspec
 import pytest
 
-from echo_core.cli.dlq import group
 from echo_core.message import BaseMessage, encode
 from echo_core.runtime.dead_letters import FILE_NAME, Attempt, DeadLetter, DeadLetterStore
 from echo_core.workspace import SETTINGS_FILE, Workspace
@@ -93,13 +92,17 @@ def test_the_list_can_be_of_one_plugin_and_short(call: Call, workspace: Workspac
     assert call("dlq", "list", "--plugin", "other").stdout == "no dead letters of other\n"
 
 
-def test_groups_know_how_often_since_when_and_until_when() -> None:
-    (first, second) = group([letter("b"), letter("a", second=60), letter("a")])
-    assert (first["plugin"], first["count"], second["plugin"]) == ("a", 2, "b")
-    assert (first["first"], first["last"]) == (
+def test_the_groups_count_every_letter_however_few_are_shown(call: Call, workspace: Workspace) -> None:
+    keep(workspace, letter("b"), letter("a", second=60), letter("a"), *[letter("c")] * 3)
+    document = json.loads(call("dlq", "list", "--limit", 3, "--json").stdout)
+    assert document["total"] == 6
+    assert [(kind["plugin"], kind["count"]) for kind in document["groups"]] == [("c", 3), ("a", 2), ("b", 1)]
+    assert (document["groups"][1]["first"], document["groups"][1]["last"]) == (
         "2026-09-21 14:13:20.000+00:00",
         "2026-09-21 14:14:20.000+00:00",
     )
+    document = json.loads(call("dlq", "list", "--plugin", "a", "--limit", 1, "--json").stdout)
+    assert (document["total"], document["groups"][0]["count"]) == (2, 2)
 
 
 def test_one_letter_is_shown_with_every_attempt_and_the_message_as_it_came(

@@ -28,9 +28,9 @@ def summary_of(*plugins: PluginSnapshot) -> Summary:
     return summarize(HostSnapshot(uptime_s=1.5, plugins=plugins))
 
 
-def text_of(summary: Summary) -> str:
+def text_of(summary: Summary, width: int = 200) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=200, color_system=None).print(summary_text(summary))
+    Console(file=stream, width=width, color_system=None).print(summary_text(summary))
     return stream.getvalue()
 
 
@@ -100,3 +100,19 @@ def test_the_document_has_the_same_numbers() -> None:
     assert document["totals"]["received"] == 2
     assert document["plugins"][0]["counts"]["dead_lettered"] == 1
     assert list(document["next"]) == ["echo-core dlq list"]
+
+
+def test_on_a_terminal_too_narrow_for_the_table_each_plugin_has_a_sentence_that_is_never_broken() -> None:
+    summary = summary_of(
+        plugin("transcript_validator", received=99_103, processed=98_097, filtered=1_000, dead_lettered=6),
+        plugin("webvtt_sink", state=PluginState.FAILED),
+    )
+    lines = text_of(summary, width=80).splitlines()
+    assert lines[:3] == [
+        "transcript_validator 1.0.0  stopped",
+        "  received 99,103 = 98,097 processed + 1,000 filtered + 6 dead + 0 unfinished",
+        "  published 0, failed tries 0",
+    ]
+    assert lines[3] == "webvtt_sink 1.0.0  failed"
+    assert lines[6] == "total"
+    assert "PLUGIN" not in "\n".join(lines)

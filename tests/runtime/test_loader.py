@@ -455,7 +455,6 @@ def test_a_syntax_error_is_shown_at_its_place(workspace: Workspace, store: Store
             "made no plugin: the entry point is a coroutine, and must be a plain function",
         ),
         (transformer("1"), {"plugin_type": "sink"}, "is no sink"),
-        (transformer("1"), {"isolation": "process"}, "asks for isolation 'process'"),
     ],
 )
 def test_what_is_no_plugin_is_refused(

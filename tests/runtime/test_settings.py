@@ -25,6 +25,10 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("[host]\ntransprot = 'memory://'", "transprot"),
         ("[host]\nhealth_interval_s = 'often'", "health_interval_s"),
         ("[hosts]\n", "hosts"),
+        ("[host]\nhealth_interval_s = 0", "above 0, got 0.0 - at `health_interval_s`"),
+        ("[host]\nshutdown_timeout_s = -1.0", "above 0, got -1.0 - at `shutdown_timeout_s`"),
+        ("[host]\nshutdown_timeout_s = nan", "above 0, got nan"),
+        ("[host]\nhealth_interval_s = inf", "above 0, got inf"),
     ],
 )
 def test_a_fault_names_the_file_and_the_place(tmp_path: Path, text: str, said: str) -> None:

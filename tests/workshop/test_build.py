@@ -47,6 +47,15 @@ def test_a_development_build_makes_a_library(workspace: Workspace) -> None:
     assert report.size == sum(len(content) for name, content in files.items() if name != "release.json")
 
 
+def test_a_plugin_that_this_echo_core_cannot_run_is_refused_where_it_says_so(workspace: Workspace) -> None:
+    folder = write_plugin(workspace, requires_echo_core=">=99", isolation="process")
+    with pytest.raises(ManifestError) as refused:
+        build(workspace, "greeter")
+    assert [fault.path for fault in refused.value.faults] == ["$.requires_echo_core", "$.isolation"]
+    assert refused.value.where == str(folder / "manifest.json")
+    assert not workspace.libraries("development").joinpath("greeter").exists()
+
+
 def test_the_wheel_holds_the_package_and_nothing_else(workspace: Workspace) -> None:
     files: dict[str, str | bytes] = {
         "src/greeter/data/words.txt": "hello",

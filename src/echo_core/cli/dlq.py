@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from cyclopts import Parameter, validators
@@ -11,10 +11,13 @@ from echo_core.cli.arguments import plugin_names
 from echo_core.cli.output import printable
 from echo_core.cli.session import Session, SessionArgument
 from echo_core.errors import MessageError
-from echo_core.runtime.dead_letters import FILE_NAME, DeadLetter, DeadLetterStore
+from echo_core.runtime.dead_letters import FILE_NAME, DeadLetter, DeadLetterStore, Kind
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+_KINDS_SHOWN: Final = 10
+"""A reason often holds a value of the message, and then every letter is a kind of its own."""
 
 LetterId = Annotated[int, Parameter(help="The number that `dlq list` shows.")]
 Plugin = Annotated[
@@ -28,21 +31,22 @@ Limit = Annotated[
 def list_letters(*, plugin: Plugin = None, limit: Limit = 100, session: SessionArgument) -> None:
     """Show the dead letters, the newest first.
 
-    And how many there are of each kind. For example: echo-core dlq list --plugin loud_words
+    And how many there are of each kind, shown or not. For example: echo-core dlq list --plugin loud_words
     """
     store = _store(session)
     try:
-        letters, total = store.newest(plugin=plugin, limit=limit), store.count()
+        letters = store.newest(plugin=plugin, limit=limit)
+        groups = [_group(kind) for kind in store.kinds(plugin=plugin, limit=limit)]
+        total = store.count(plugin=plugin)
     finally:
         store.close()
-    groups = group(letters)
     document = {"total": total, "groups": groups, "letters": [_row(letter) for letter in letters]}
     if not letters:
         of = f" of {plugin}" if plugin else ""
         session.out.result("dlq.list", document, f"no dead letters{of}")
         return
     session.out.result("dlq.list", document, _table(letters))
-    for kind in groups:
+    for kind in groups[:_KINDS_SHOWN]:
         session.out.note(f"{kind['count']:,} x {kind['plugin']}: {_first_line(kind['reason'])}")
     session.out.note(f"{len(letters):,} of {total:,} shown; one of them whole: echo-core dlq show ID")
 
@@ -65,22 +69,14 @@ def show_letter(letter_id: LetterId, /, *, session: SessionArgument) -> None:
     session.out.result("dlq.show", document, "\n".join(_page(letter)))
 
 
-def group(letters: Sequence[DeadLetter]) -> list[dict[str, Any]]:
-    """The letters counted by plugin and reason, the most frequent first."""
-    kinds: dict[tuple[str, str], list[DeadLetter]] = {}
-    for letter in letters:
-        kinds.setdefault((letter.plugin, letter.reason), []).append(letter)
-    counted = [
-        {
-            "plugin": plugin,
-            "reason": reason,
-            "count": len(members),
-            "first": _time(min(member.time_ns for member in members)),
-            "last": _time(max(member.time_ns for member in members)),
-        }
-        for (plugin, reason), members in kinds.items()
-    ]
-    return sorted(counted, key=lambda kind: -int(str(kind["count"])))
+def _group(kind: Kind) -> dict[str, Any]:
+    return {
+        "plugin": kind.plugin,
+        "reason": kind.reason,
+        "count": kind.count,
+        "first": _time(kind.first_ns),
+        "last": _time(kind.last_ns),
+    }
 
 
 def _store(session: Session) -> DeadLetterStore:

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.table import Table
+
+_UNLIMITED: Final = 10_000
+"""Columns in which a table is measured: more than any needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +129,50 @@ def _messages(count: int) -> str:
 def summary_text(summary: Summary, more: Sequence[str] = ()) -> "RenderableType":
     """The account, for people; before the verdict, `more` lines."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    lines = [Text(f"{problem}", style="bold red") for problem in summary.problems]
+    advice = [Text(f"next: {step}", style="bold") for step in summary.next]
+    end = Text(f"{'done' if summary.ok else 'done, with problems'} in {summary.duration_s:,.1f} s")
+    return Group(_Account(summary), *(Text(line) for line in more), end, *lines, *advice)
+
+
+class _Account:
+    """A table of the plugins; where it is too wide, as on most terminals, a sentence for each of them."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._summary = summary
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.measure import Measurement
+
+        table = _table(self._summary)
+        needed = Measurement.get(console, options.update_width(_UNLIMITED), table).maximum
+        yield table if needed <= options.max_width else _sentences(self._summary)
+
+
+def _sentences(summary: Summary) -> "RenderableType":
+    from rich.text import Text
+
+    parts = [(f"{plugin.name} {plugin.version}", plugin.state, plugin.counts) for plugin in summary.plugins]
+    text = Text()
+    for name, state, counts in (*parts, ("total", "", summary.totals)):
+        style = "red" if state == PluginState.FAILED.value else "bold"
+        text.append(f"{name.strip()}  {state}".rstrip() + "\n", style=style)
+        text.append(
+            f"  received {counts.received:,} = {counts.processed:,} processed + {counts.filtered:,} filtered"
+            f" + {counts.dead_lettered:,} dead + {counts.unfinished:,} unfinished\n"
+            f"  published {counts.published:,}, failed tries {counts.failed_attempts:,}\n"
+        )
+    text.rstrip()
+    return text
+
+
+def _table(summary: Summary) -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("PLUGIN", overflow="fold")
+    table.add_column("PLUGIN")
     table.add_column("STATE")
     for heading in (
         "RECEIVED",
@@ -145,10 +188,7 @@ def summary_text(summary: Summary, more: Sequence[str] = ()) -> "RenderableType"
         style = "red" if plugin.state == PluginState.FAILED.value else ""
         table.add_row(f"{plugin.name} {plugin.version}", plugin.state, *_cells(plugin.counts), style=style)
     table.add_row("total", "", *_cells(summary.totals), style="bold")
-    lines = [Text(f"{problem}", style="bold red") for problem in summary.problems]
-    advice = [Text(f"next: {step}", style="bold") for step in summary.next]
-    end = Text(f"{'done' if summary.ok else 'done, with problems'} in {summary.duration_s:,.1f} s")
-    return Group(table, *(Text(line) for line in more), end, *lines, *advice)
+    return table
 
 
 def _cells(counts: Counts) -> list[str]:

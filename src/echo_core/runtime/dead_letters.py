@@ -76,6 +76,17 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return decode(self.original)
 
 
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """The dead letters of one plugin that have the same reason."""
+
+    plugin: str
+    reason: str
+    count: int
+    first_ns: int
+    """When the oldest was kept: nanoseconds since the Unix epoch."""
+    last_ns: int
+
+
 class DeadLetterStore:
     """One SQLite file; safe to share between threads and, for reading, between processes.
 
@@ -119,8 +130,7 @@ class DeadLetterStore:
 
     def newest(self, *, plugin: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """The newest first, at most `limit`, of one plugin or of all. Empty when nothing was ever kept."""
-        where = "WHERE plugin = ?" if plugin is not None else ""
-        arguments = (plugin,) if plugin is not None else ()
+        where, arguments = _of(plugin)
         return self._select(f"{where} ORDER BY id DESC LIMIT ?", (*arguments, limit))
 
     def get(self, letter_id: int) -> DeadLetter:
@@ -134,16 +144,21 @@ class DeadLetterStore:
             )
         return found[0]
 
-    def count(self) -> int:
-        """How many are kept."""
-        if not self.path.exists():
-            return 0
-        with self._lock:
-            try:
-                (count,) = self._open().execute("SELECT count(*) FROM dead_letters").fetchone()
-            except sqlite3.Error as error:
-                raise self._failed("read", error) from error
-        return int(count)
+    def count(self, *, plugin: str | None = None) -> int:
+        """How many are kept, of one plugin or of all."""
+        where, arguments = _of(plugin)
+        rows = self._rows(f"SELECT count(*) FROM dead_letters {where}", arguments)  # noqa: S608
+        return int(rows[0][0]) if rows else 0
+
+    def kinds(self, *, plugin: str | None = None, limit: int = 100) -> list[Kind]:
+        """All that are kept, counted by plugin and reason: the most frequent `limit` kinds."""
+        where, arguments = _of(plugin)
+        rows = self._rows(
+            "SELECT plugin, reason, count(*) AS count, min(time_ns), max(time_ns) FROM dead_letters "  # noqa: S608
+            f"{where} GROUP BY plugin, reason ORDER BY count DESC, max(id) DESC LIMIT ?",
+            (*arguments, limit),
+        )
+        return [Kind(**dict(zip(Kind.__struct_fields__, row, strict=True))) for row in rows]
 
     def close(self) -> None:
         """Let the file go; using the store again opens it again."""
@@ -151,15 +166,18 @@ class DeadLetterStore:
             self._forget_connection()
 
     def _select(self, clause: str, arguments: tuple[object, ...]) -> list[DeadLetter]:
+        rows = self._rows(f"SELECT {_COLUMNS} FROM dead_letters {clause}", arguments)  # noqa: S608
+        return [_letter(row) for row in rows]
+
+    def _rows(self, statement: str, arguments: tuple[object, ...]) -> list[Any]:
+        """What the statement finds; nothing when nothing was ever kept."""
         if not self.path.exists():
             return []
         with self._lock:
             try:
-                statement = f"SELECT {_COLUMNS} FROM dead_letters {clause}"  # noqa: S608
-                rows = self._open().execute(statement, arguments).fetchall()
+                return self._open().execute(statement, arguments).fetchall()
             except sqlite3.Error as error:
                 raise self._failed("read", error) from error
-        return [_letter(row) for row in rows]
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -188,6 +206,11 @@ class DeadLetterStore:
             why=str(error),
             fix="make room on the disk, or mend the permissions; if the file is damaged, move it away",
         )
+
+
+def _of(plugin: str | None) -> tuple[str, tuple[str, ...]]:
+    """The clause, and its arguments, for the letters of one plugin or of all."""
+    return ("WHERE plugin = ?", (plugin,)) if plugin is not None else ("", ())
 
 
 def _letter(row: Sequence[Any]) -> DeadLetter:

@@ -51,23 +51,12 @@ def load(library: Library, store: Store) -> LoadedPlugin:
     Raises `LibraryError` if the library is not what it was when it was read, and `PluginLoadError` for
     whatever the plugin's code does wrong, with its file and line. Nothing of a plugin that fails stays.
     """
-    _check_isolation(library)
     scope = open_scope(library.name, library.digest, store.ingest(library))
     try:
         return LoadedPlugin(_make_plugin(library, scope), library, scope)
     except BaseException:
         scope.close()
         raise
-
-
-def _check_isolation(library: Library) -> None:
-    if library.manifest.isolation != "in_process":
-        raise _error(
-            library,
-            f"asks for isolation {library.manifest.isolation!r}",
-            why="this Echo Core runs plugins in its own process only",
-            fix='set "isolation": "in_process" in manifest.json, and build again',
-        )
 
 
 def _make_plugin(library: Library, scope: Scope) -> Plugin:

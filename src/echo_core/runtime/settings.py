@@ -1,5 +1,6 @@
 """`echo-core.toml`: the settings of the host."""
 
+import math
 import tomllib
 from typing import Any
 
@@ -10,13 +11,19 @@ from echo_core.workspace import Workspace
 
 
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The `[host]` table. Durations are seconds."""
+    """The `[host]` table. Durations are seconds, above 0."""
 
     transport: str = "memory://"
     health_interval_s: float = 10.0
     """Time between two health checks of a plugin."""
     shutdown_timeout_s: float = 20.0
     """Deadline of a stop: three quarters of it to finish what is under way, the rest to be firm."""
+
+    def __post_init__(self) -> None:
+        for name in ("health_interval_s", "shutdown_timeout_s"):
+            seconds = getattr(self, name)
+            if not (seconds > 0 and math.isfinite(seconds)):
+                raise ValueError(f"Expected a number of seconds above 0, got {seconds} - at `{name}`")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

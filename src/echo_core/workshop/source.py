@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from echo_core import manifest as manifests
+from echo_core._version import __version__
 from echo_core.errors import BuildError, Fault, ManifestError
 from echo_core.manifest import Manifest
 from echo_core.runtime.libraries.library import LOCK_FILE, this_python
@@ -60,8 +61,8 @@ class Source:
 def read_source(workspace: Workspace, name: str) -> Source:
     """The source of the plugin; its code is read, not run.
 
-    Raises `NotFound` if there is none, `ManifestError` if only the manifest has faults, and else
-    `BuildError`, with everything that is wrong at once.
+    Raises `NotFound` if there is none, `ManifestError` if only the manifest has faults or this Echo Core
+    cannot run the plugin, and else `BuildError`, with everything that is wrong at once.
     """
     names = plugin_sources(workspace)
     if name not in names:
@@ -130,8 +131,11 @@ def _snapshot(root: Path, folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _manifest(folder: Path) -> tuple[Manifest | None, ManifestError | None]:
+    path = folder / manifests.FILE_NAME
     try:
-        return manifests.read(folder / manifests.FILE_NAME), None
+        manifest = manifests.read(path)
+        manifests.check_host(manifest, host_version=__version__, where=str(path))
+        return manifest, None
     except ManifestError as error:
         return None, error
 

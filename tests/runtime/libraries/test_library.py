@@ -148,10 +148,13 @@ def test_a_library_for_another_host_is_refused_with_both_sides(
     assert "echo-core build greeter development" in caught.value.fix
 
 
-def test_a_plugin_that_wants_another_echo_core_is_refused(tmp_path: Path) -> None:
-    library_of = make_workspace(tmp_path)
-    with pytest.raises(ManifestError, match="wants Echo Core >=99"):
-        make_library(library_of, requires_echo_core=">=99")
+def test_a_plugin_that_wants_another_echo_core_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = make_library(make_workspace(tmp_path), requires_echo_core=">=0.1")
+    monkeypatch.setattr("echo_core.runtime.libraries.library.__version__", "0.0.9")
+    with pytest.raises(ManifestError, match=r"wants Echo Core >=0\.1, and this is 0\.0\.9"):
+        read_library(library.path)
 
 
 def test_a_platform_package_of_another_version_than_the_library_needs_is_refused(

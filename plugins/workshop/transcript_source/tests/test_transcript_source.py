@@ -381,6 +381,23 @@ async def test_at_a_speed_each_segment_comes_when_it_has_been_spoken(tmp_path: P
 
 
 @async_test
+async def test_a_segment_with_a_wrong_end_does_not_hold_back_those_after_it(tmp_path: Path) -> None:
+    now = 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    lines = ({"start": 1, "end": 99_000, "text": "endless"}, {"start": 2, "end": 5, "text": "next"})
+    path = write(tmp_path, "\n".join(map(json.dumps, lines)), "talk.jsonl")
+    plugin = TranscriptSource(sleep=sleep, monotonic=lambda: now)
+    async with PluginHarness(plugin, config={"path": str(path), "speed": 1}) as harness:
+        await harness.run_source()
+        assert [data.get("text") for data in harness.data] == ["endless", "next", None]
+    assert now == 61, "a minute after it began, and not after 27 hours"
+
+
+@async_test
 async def test_it_keeps_what_every_plugin_promises(tmp_path: Path) -> None:
     manifest = Path(__file__).parents[1] / "manifest.json"
     await check_plugin_contract(create_plugin, manifest, config={"path": str(write(tmp_path, SUBRIP))})

@@ -148,6 +148,16 @@ def test_the_file_is_written_after_so_many_captions_or_so_much_time(tmp_path: Pa
     assert [*seen, written()] == [0, 0, 3, 3, 3, 6]
 
 
+def test_a_long_file_is_written_anew_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = CaptionFile(tmp_path / "talk.en.vtt", every=2, at_least_every_s=1000)
+    rendered: list[int] = []
+    monkeypatch.setattr("webvtt_sink.files.render", lambda captions: rendered.append(len(captions)) or "")
+    for number in range(2_000):
+        file.add(str(number), caption(number))
+    assert rendered[:3] == [2, 4, 6]
+    assert sum(rendered) < 30 * 2_000, "all writing together costs a multiple of the file, not its square"
+
+
 def test_a_reader_finds_the_old_file_or_the_new_one_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "talk.en.vtt"
     file = CaptionFile(path, every=1, at_least_every_s=0)

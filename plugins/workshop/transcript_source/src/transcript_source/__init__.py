@@ -11,6 +11,7 @@ from echo_core import PluginContext, PluginError, Source
 from transcript_source.reading import LAST_RESORT, read_transcript
 from transcript_source.segments import arrange, gather, is_timed
 
+_LONGEST_SPEECH_S: Final = 60.0
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
@@ -69,12 +70,17 @@ class TranscriptSource(Source):
             yield {"transcript": self._transcript, "language": language, "complete": True}
 
     def _pace(self) -> Callable[[dict[str, Any]], Awaitable[None]]:
-        """Waits until a segment has been spoken, counted from now and from the transcript's time 0."""
+        """Waits until a segment has been spoken, counted from now and from the transcript's time 0.
+
+        A segment that claims to last longer than a minute is taken to have been spoken after one: a wrong
+        end must not hold back everything that comes after it.
+        """
         speed, began = self.context.config["speed"], self._monotonic()
 
         async def wait(segment: dict[str, Any]) -> None:
             if speed and is_timed(segment):
-                ahead = segment["end"] / speed - (self._monotonic() - began)
+                spoken = min(segment["end"], segment["start"] + _LONGEST_SPEECH_S)
+                ahead = spoken / speed - (self._monotonic() - began)
                 if ahead > 0:
                     await self._sleep(ahead)
 

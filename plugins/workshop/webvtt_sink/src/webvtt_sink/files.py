@@ -11,6 +11,8 @@ from typing import Any, Final
 from webvtt_sink.webvtt import render
 
 _UNSAFE: Final = re.compile(r"[^\w. -]+")
+_SHARE: Final = 20
+"""1 in so many captions of a file is new before it is written anew: a long one would cost its square."""
 
 
 class CaptionFile:
@@ -50,7 +52,7 @@ class CaptionFile:
         self._captions[key] = caption
         self._unwritten += 1
         is_time = self._monotonic() - self._written_at >= self._at_least_every_s
-        if is_time or self._unwritten >= self._every:
+        if is_time or self._unwritten >= max(self._every, len(self._captions) // _SHARE):
             self.write()
 
     def write(self) -> None:
