@@ -120,6 +120,8 @@ def merged(standard: Attributes, own: Attributes | None, faults: Faults) -> dict
     """`own` and the standard attributes, which win; what clashes is kept as `user.<key>` and reported."""
     if not own:
         return dict(standard)
+    if STANDARD.isdisjoint(own):
+        return {**own, **standard}
     found: dict[str, AttributeValue] = {}
     for key, value in own.items():
         if key not in STANDARD:

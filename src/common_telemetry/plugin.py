@@ -8,6 +8,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from common_telemetry.attributes import Attributes, PluginIdentity, merged
 from common_telemetry.engine import Clock, PluginEngine
+from common_telemetry.errors import describe
 from common_telemetry.health import Faults
 from common_telemetry.instruments import Instruments
 from common_telemetry.lifecycle import LifecycleScope
@@ -78,15 +79,15 @@ class PluginTelemetry:
         if not self._engine.recording:
             return _NO_SPAN
         working = current()
-        standard: Attributes = {
-            **self._plugin.attributes,
-            **(working.message_attributes() if working else {}),
-        }
-        given = standard
-        with self._faults.guard(
-            "attributes", f"plugin {self.name!r}: attributes of span {name!r} are left out"
-        ):
+        standard: Attributes = self._plugin.attributes
+        if working is not None:
+            standard = {**standard, **working.message_attributes()}
+        try:
             given = merged(standard, attributes, self._faults)
+        except Exception as error:  # noqa: BLE001 - they may be no mapping at all
+            left_out = f"attributes of span {name!r} are left out: {describe(error)}"
+            self._faults.report("attributes", f"plugin {self.name!r}: {left_out}")
+            given = dict(standard)
         return self._engine.tracer.start_as_current_span(str(name), attributes=given)
 
     def record_counter(self, name: str, value: float = 1, attributes: Attributes | None = None) -> None:

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -30,6 +30,7 @@ from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.errors import describe, message_of
 from common_telemetry.health import Faults
 
+_NO_LINKS: Final = ()  # there is but one empty tuple; what else was given may raise when asked if it is empty
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -117,7 +118,7 @@ class FastTracer(trace.Tracer):
         )
         if lost:
             span.detailed().dropped_attributes = lost
-        if links:
+        if links is not None and links is not _NO_LINKS:
             self._link(span, links)
         if not (record_exception and set_status_on_exception):
             details = span.detailed()
@@ -137,8 +138,7 @@ class FastTracer(trace.Tracer):
         set_status_on_exception: bool = True,
         end_on_exit: bool = True,
     ) -> "SpanBlock":
-        return SpanBlock(
-            self,
+        how = (
             name,
             context,
             kind,
@@ -147,8 +147,8 @@ class FastTracer(trace.Tracer):
             start_time,
             record_exception,
             set_status_on_exception,
-            end_on_exit,
         )
+        return SpanBlock(self, how, end_on_exit)
 
     def hand_over(self, official: trace.Tracer) -> None:
         """Have all spans from now on made by `official`."""
@@ -237,14 +237,15 @@ def _have_room(limits: SpanLimits) -> bool:
 class SpanBlock:
     """A `with` block around a span that is current in it. It also decorates functions and coroutines."""
 
-    __slots__ = ("_arguments", "_end", "_record", "_set_status", "_span", "_token", "_tracer")
+    __slots__ = ("_end", "_how", "_span", "_token", "_tracer")
 
-    def __init__(self, tracer: FastTracer, *arguments: Any) -> None:
-        *self._arguments, self._end = arguments
+    def __init__(self, tracer: FastTracer, how: tuple[Any, ...], end: bool) -> None:
         self._tracer = tracer
+        self._how = how  # the arguments of `start_span`
+        self._end = end
 
     def __enter__(self) -> Span:
-        span = self._span = self._tracer.start_span(*self._arguments)
+        span = self._span = self._tracer.start_span(*self._how)
         # A copy of the context: others may hold the one that is current.
         self._token = otel_context.attach(Context({**otel_context.get_current(), SPAN_KEY: span}))
         return span
@@ -256,7 +257,7 @@ class SpanBlock:
         span = self._span
         # What is no Exception (a cancellation, the end of a generator) is no error of the block's.
         if isinstance(error, Exception) and span.is_recording():
-            *_, record_exception, set_status_on_exception = self._arguments
+            *_, record_exception, set_status_on_exception = self._how
             if record_exception:
                 span.record_exception(error)
             if set_status_on_exception:
@@ -269,7 +270,7 @@ class SpanBlock:
         """`function` with a span of its own around each call."""
 
         def block() -> SpanBlock:
-            return SpanBlock(self._tracer, *self._arguments, self._end)
+            return SpanBlock(self._tracer, self._how, self._end)
 
         if inspect.iscoroutinefunction(function):
 
