@@ -76,11 +76,13 @@ def run(python: str, module: str, *arguments: str) -> dict[str, Any]:
 _INTRODUCTION: Final = """\
 # What telemetry costs
 
-Written by `make bench-telemetry`; the numbers as measured are in `telemetry.json`. `fast` and `official`
-are the two engines of `common_telemetry`, called in the same way; their data is the same. `by hand` is a
-message as people trace it with the OpenTelemetry SDK: extract, one span with five attributes, inject, one
-histogram, one counter. The `whole message` of the engines is more than that: a process span, a publish
-span with inject, three histograms, a counter, and on each span the attributes of both vocabularies.
+Written by `make bench-telemetry`; the numbers as measured are in `telemetry.json`.
+
+- `fast` and `official`: the two engines of `common_telemetry`, called in the same way, with the same data.
+- `by hand`: a message as people trace it with the OpenTelemetry SDK: extract, one span with five attributes,
+  inject, one histogram, one counter.
+- The `whole message` of the engines is more than that: a process span, a publish span with inject, three
+  histograms, a counter, and on each span the attributes of both vocabularies.
 
 ![CPU time of a whole message](telemetry.svg)
 """

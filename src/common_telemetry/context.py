@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from threading import Lock
+from threading import RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -66,7 +66,7 @@ class TelemetryContext:
         self._flushers = _adopted_flushers(providers)
         emitter = LogEmitter(providers.logger if providers and providers.sends_logs else None)
         self._logging = PluginLogging(emitter, config.log_level, self, faults)
-        self._closing = Lock()
+        self._closing = RLock()
         self._result: bool | None = None
         if providers is not None:
             providers.flush = self.flush

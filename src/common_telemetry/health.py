@@ -9,6 +9,7 @@ from time import time_ns
 from types import TracebackType
 from typing import Final, Literal
 
+from common_telemetry import forks
 from common_telemetry.errors import describe
 
 Signal = Literal["traces", "metrics", "logs"]
@@ -84,7 +85,11 @@ class TelemetryHealth:
 
 
 class Tally:
-    """Counts one pipeline, from any thread; says once that delivery fails, and once that it works again."""
+    """Counts one pipeline, from any thread; says once that delivery fails, and once that it works again.
+
+    Its lock, as every lock here that a plugin's thread may take, is reentrant: a signal handler that reports
+    something, or shuts telemetry down, may have interrupted the very lines the lock is for.
+    """
 
     def __init__(self, signal: Signal, exporter: str, limit: int) -> None:
         self.signal = signal
@@ -94,7 +99,7 @@ class Tally:
 
     def begin_again(self) -> None:
         """Forget all counts, as the child of a fork must: they are its parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._queued = self._exported = self._failed = self._dropped = 0
         self._failing_since: int | None = None
         self._last_error = ""
@@ -198,9 +203,20 @@ class Faults:
     """Misuse of telemetry: counted every time, logged the first time, never raised into the caller."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._told: set[str] = set()
+        forks.follow(self)
+
+    def before_fork(self) -> None:
+        """Part of ForkAware."""
+
+    def after_fork_in_parent(self) -> None:
+        """Part of ForkAware."""
+
+    def after_fork_in_child(self) -> None:
+        """Part of ForkAware: a thread that is not in this process may hold it."""
+        self._lock = threading.RLock()
 
     def report(self, reason: str, message: str, *, level: Literal["WARNING", "ERROR"] = "ERROR") -> None:
         """Count a fault under `reason`, and log `message` unless exactly that was logged before."""

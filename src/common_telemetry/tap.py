@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -21,7 +21,7 @@ class Tap(SpanProcessor):
     def __init__(self, faults: Faults, redaction: Redaction = NO_REDACTION) -> None:
         self._faults = faults
         self._redaction = redaction
-        self._lock = Lock()
+        self._lock = RLock()
         self.callbacks: tuple[Callback, ...] = ()
 
     def add(self, callback: Callback) -> Callable[[], None]:

@@ -45,7 +45,7 @@ class Spans(Protocol):
         """What would have been sent."""
 
 
-class _Official(SpanProcessor):
+class OfficialSpans(SpanProcessor):
     def __init__(self, sampler: Sampler | None) -> None:
         self.provider = TracerProvider(sampler, RESOURCE, shutdown_on_exit=False)
         self.provider.add_span_processor(self)
@@ -63,7 +63,7 @@ class _Official(SpanProcessor):
         return encode_spans(self._ended)
 
 
-class _Fast:
+class FastSpans:
     def __init__(self, sampler: Sampler | None) -> None:
         self.faults = Faults()
         self.buffer = span_buffer(65_536, self.faults)
@@ -83,10 +83,10 @@ class _Fast:
 def spans(engine: Engine, environ: Mapping[str, str] | None = None, sampler: Sampler | None = None) -> Spans:
     """A tracer provider of `engine`, set up by `environ`."""
     with environment.in_force(environ or {}):
-        return _Fast(sampler) if engine == "fast" else _Official(sampler)
+        return FastSpans(sampler) if engine == "fast" else OfficialSpans(sampler)
 
 
-class _OfficialLogs(LogRecordProcessor):
+class OfficialLogs(LogRecordProcessor):
     def __init__(self) -> None:
         self.provider = LoggerProvider(RESOURCE, shutdown_on_exit=False)
         self.provider.add_log_record_processor(self)
@@ -107,7 +107,7 @@ class _OfficialLogs(LogRecordProcessor):
         return encode_logs(self._emitted)
 
 
-class _FastLogs:
+class FastLogs:
     def __init__(self) -> None:
         faults = Faults()
         self.buffer = log_buffer(65_536, faults)
@@ -119,10 +119,10 @@ class _FastLogs:
         return ExportLogsServiceRequest.FromString(drained[0] if drained else b"")
 
 
-def logs(engine: Engine, environ: Mapping[str, str] | None = None) -> _OfficialLogs | _FastLogs:
+def logs(engine: Engine, environ: Mapping[str, str] | None = None) -> OfficialLogs | FastLogs:
     """A logger provider of `engine`, set up by `environ`."""
     with environment.in_force(environ or {}):
-        return _FastLogs() if engine == "fast" else _OfficialLogs()
+        return FastLogs() if engine == "fast" else OfficialLogs()
 
 
 def normal(request: ExportTraceServiceRequest) -> str:

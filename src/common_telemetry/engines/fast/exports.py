@@ -208,9 +208,13 @@ def queue_limit(signal: Signal, environ: Mapping[str, str]) -> int:
 
 
 def batch_size(signal: Signal, environ: Mapping[str, str]) -> int:
-    """How many spans or log records go into one request, at most: what may wait, and a share of it."""
-    most = _count(f"{_PREFIX[signal]}_MAX_EXPORT_BATCH_SIZE", _BATCH, environ)
-    return min(most, queue_limit(signal, environ))
+    """How many spans or log records go into one request, at most.
+
+    Unless it is set, no more than a quarter of what may wait: what is being sent takes its place too.
+    """
+    limit = queue_limit(signal, environ)
+    most = _count(f"{_PREFIX[signal]}_MAX_EXPORT_BATCH_SIZE", min(_BATCH, max(limit // 4, 1)), environ)
+    return min(most, limit)
 
 
 def _settings(choice: ExporterChoice, environ: Mapping[str, str]) -> OtlpSettings:

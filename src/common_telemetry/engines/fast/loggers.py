@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from threading import Lock
+from threading import RLock
 from time import time_ns
 from typing import Any, NamedTuple
 
@@ -143,7 +143,7 @@ class FastLoggerProvider(LoggerProvider):
         self.limits = LogRecordLimits()
         self.take = buffer.add
         self._faults = faults
-        self._lock = Lock()
+        self._lock = RLock()
         self._loggers: dict[InstrumentationScope, FastLogger] = {}
         self._by_name: dict[tuple[str, str | None, str | None], FastLogger] = {}
         self._is_standing_by = True

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from threading import Lock
+from threading import RLock
 from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 from opentelemetry.context import Context
@@ -23,6 +23,7 @@ from opentelemetry.metrics import (
 from opentelemetry.metrics import _Gauge as Gauge
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from common_telemetry import forks
 from common_telemetry.catalogue import Metric
 from common_telemetry.engines.fast.metrics import Instrument, InstrumentKind, Metrics
 from common_telemetry.engines.fast.wire import Origin
@@ -49,10 +50,11 @@ class FastMeterProvider(MeterProvider):
         self._metrics = metrics
         self._origin = origin
         self._faults = faults
-        self._lock = Lock()
+        self._lock = RLock()
         self._meters: dict[InstrumentationScope, FastMeter] = {}
         self.flush: Callable[[float], bool] = _flushed
         """What `force_flush` calls, with the seconds it may take."""
+        forks.follow(self)
 
     def get_meter(
         self,
@@ -76,6 +78,18 @@ class FastMeterProvider(MeterProvider):
         """Flush. The telemetry context ends the rest."""
         self.force_flush(timeout_millis)
 
+    def before_fork(self) -> None:
+        """Part of ForkAware. Not holding the locks: `Metrics` holds its own, which is taken within these."""
+
+    def after_fork_in_parent(self) -> None:
+        """Part of ForkAware."""
+
+    def after_fork_in_child(self) -> None:
+        """Part of ForkAware: a thread that is not in this process may hold them."""
+        self._lock = RLock()
+        for meter in self._meters.values():
+            meter.renew_lock()
+
 
 class FastMeter(Meter):
     """The instruments of one scope. The same name, kind, unit and description give the same instrument."""
@@ -87,8 +101,12 @@ class FastMeter(Meter):
         self.metrics = metrics
         self._scope = metrics.scope(lambda: origin(scope))
         self._faults = faults
-        self._lock_of_made = Lock()
+        self._lock_of_made = RLock()
         self._made: dict[tuple[str, InstrumentKind, str, str], Any] = {}
+
+    def renew_lock(self) -> None:
+        """Part of what its provider does in the child of a fork."""
+        self._lock_of_made = RLock()
 
     def instrument(self, metric: Metric) -> Instrument:
         """The instrument of `metric`, to bind series of it."""

@@ -3,6 +3,7 @@
 import os
 from typing import Final
 
+from opentelemetry.sdk import resources
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
@@ -12,9 +13,11 @@ _PID: Final = "process.pid"
 
 
 def origin_of(resource: Resource, scope: InstrumentationScope) -> Origin:
-    """The origin of what `scope` reports. In a forked child the process.pid is that of the child."""
+    """The origin of what `scope` reports. A forked child has a pid and an instance id of its own."""
     if resource.attributes.get(_PID) not in (None, os.getpid()):
-        resource = resource.merge(Resource({_PID: os.getpid()}))
+        fresh: dict[str, str | int] = {**_of_this_process(), _PID: os.getpid()}
+        known = {key: value for key, value in fresh.items() if key in resource.attributes}
+        resource = resource.merge(Resource(known))
     return Origin(
         resource.attributes,
         resource.schema_url,
@@ -23,3 +26,12 @@ def origin_of(resource: Resource, scope: InstrumentationScope) -> Origin:
         scope.schema_url,
         scope.attributes,
     )
+
+
+def _of_this_process() -> dict[str, str]:
+    # The SDK's providers do the same after a fork; for a service.instance.id there is no public way yet.
+    detect = getattr(resources, "_get_process_dependent_resource", None)
+    try:
+        return {} if detect is None else {key: str(value) for key, value in detect().attributes.items()}
+    except RuntimeError:  # it looks in threads of its own, which cannot start when the process ends
+        return {}

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from opentelemetry import trace
@@ -50,7 +50,7 @@ class FastTracerProvider(trace.TracerProvider):
         self._add = buffer.add if buffer is not None else _forget
         self._tap = tap
         self._faults = faults
-        self._lock = Lock()
+        self._lock = RLock()
         self._tracers: dict[InstrumentationScope, FastTracer] = {}
         self._is_standing_by = True
         self.flush: Callable[[float], bool] = _flushed

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -30,6 +30,7 @@ from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.errors import describe, message_of
 from common_telemetry.health import Faults
 
+_NO_LINKS: Final = ()  # there is but one empty tuple; what else was given may raise when asked if it is empty
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -117,7 +118,7 @@ class FastTracer(trace.Tracer):
         )
         if lost:
             span.detailed().dropped_attributes = lost
-        if links:
+        if links is not None and links is not _NO_LINKS:
             self._link(span, links)
         if not (record_exception and set_status_on_exception):
             details = span.detailed()

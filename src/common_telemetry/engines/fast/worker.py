@@ -12,10 +12,14 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final
 
+from opentelemetry import context as otel_context
+
 from common_telemetry import forks
 from common_telemetry.errands import Errand
 
 _logger = logging.getLogger("common_telemetry")
+# The key by which OpenTelemetry's exporters and instrumentations agree on it; not public, so it may be gone.
+_SUPPRESS: Final[str] = getattr(otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
 _LOOK: Final = "look for errands"
 _EXPORT: Final = "export"
 _END: Final = "end"
@@ -81,6 +85,8 @@ class ExportWorker:
         work.start()
 
     def _work(self, signals: "SimpleQueue[str]", errands: deque[Errand]) -> None:
+        # Instrumented libraries must make no spans of what is done here: each would be another one to export.
+        otel_context.attach(otel_context.set_value(_SUPPRESS, True))
         due = monotonic() + self._interval_s
         signal = _LOOK
         while signal is not _END:
