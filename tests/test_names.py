@@ -17,6 +17,7 @@ reserved = st.sampled_from(
             *keyword.kwlist,
             *keyword.softkwlist,
             *sys.stdlib_module_names,
+            "test",
             "echo_core",
             "common_telemetry",
             "msgspec",

@@ -4,10 +4,7 @@ set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 case "${1-}" in
     activate | deactivate) ;; # the verbs of echo-core
-    *)
-        echo "usage: activate_plugin.sh activate NAME development|production | deactivate NAME" >&2
-        exit 2
-        ;;
+    *) set -- activate_plugin "$@" ;; # which says what is wrong, or helps
 esac
 PATH="$root/.venv/bin:$PATH"
 command -v echo-core >/dev/null || {

@@ -10,6 +10,8 @@ from echo_core.errors import NameRefused
 
 MAX_LENGTH: Final = 64
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+# Python does not count its own tests among its modules, but `import test` finds them.
+_STANDARD: Final = sys.stdlib_module_names | {"test"}
 _PLATFORM: Final = frozenset({"echo_core", "common_telemetry", "msgspec", "opentelemetry"})
 # What the tests of a plugin, in its own folder, must be able to import by these names.
 _TESTING: Final = frozenset({"pytest", "conftest", "tests"})
@@ -43,7 +45,7 @@ def _objection(name: str) -> str:
         return f"a name has at most {MAX_LENGTH} characters, this one {len(name)}"
     if keyword.iskeyword(name) or keyword.issoftkeyword(name):
         return f"{name!r} is a Python keyword"
-    if name in sys.stdlib_module_names:
+    if name in _STANDARD:
         return f"{name!r} is a module of the standard library"
     if name in _PLATFORM:
         return f"{name!r} is a package that Echo Core shares with its plugins"

@@ -260,6 +260,12 @@ def test_an_unknown_plugin_is_not_found_with_a_near_name(workspace: Workspace) -
     assert caught.value.exit_code == 3
 
 
+def test_the_next_step_for_an_unknown_plugin_is_a_command_that_works(workspace: Workspace) -> None:
+    with pytest.raises(NotFound) as caught:
+        build(workspace, "../Loud-Words")
+    assert caught.value.fix == "echo-core create loud_words"
+
+
 @pytest.mark.parametrize("name", ["../workshop/greeter", "", "."])
 def test_a_path_is_no_name(workspace: Workspace, name: str) -> None:
     write_plugin(workspace)

@@ -12,7 +12,7 @@ from echo_core.errors import WorkspaceError
 from echo_core.runtime.settings import HostSettings, Settings, load_settings
 from echo_core.workshop.create import create
 from echo_core.workshop.initialise import init
-from echo_core.workspace import find_workspace
+from echo_core.workspace import Workspace, find_workspace
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = ("activate_plugin.sh", "build_plugin.sh", "create_plugin.sh", "list_plugins.sh")
@@ -51,6 +51,13 @@ def test_the_settings_show_every_key_at_its_default(tmp_path: Path) -> None:
     assert shown["host"] == msgspec.to_builtins(HostSettings())
     assert set(shown["telemetry"]) == set(asdict(TelemetryConfig()))
     assert TelemetryConfig.from_mapping(shown["telemetry"]) == TelemetryConfig()
+
+
+def test_the_repository_s_own_workspace_has_the_settings_and_the_scripts_of_a_new_one(tmp_path: Path) -> None:
+    new, own = init(tmp_path / "new"), Workspace(Path(__file__).parents[2])
+    assert own.settings_file.read_text(encoding="utf-8") == new.settings_file.read_text(encoding="utf-8")
+    for script in new.scripts.iterdir():
+        assert (own.scripts / script.name).read_bytes() == script.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["echo-core.toml", "README.md", "plugins/scripts/list_plugins.sh"])

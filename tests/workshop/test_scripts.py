@@ -100,7 +100,9 @@ def test_the_workspace_s_own_environment_comes_before_the_path(
     assert run(workspace.scripts / "list_plugins.sh", path=on_the_path).stdout.startswith("from .venv\n")
 
 
-@pytest.mark.parametrize("script", ["create_plugin.sh", "build_plugin.sh", "list_plugins.sh"])
+@pytest.mark.parametrize(
+    "script", ["create_plugin.sh", "build_plugin.sh", "activate_plugin.sh", "list_plugins.sh"]
+)
 def test_without_echo_core_a_script_says_what_to_do(
     workspace: Workspace, tmp_path: Path, script: str
 ) -> None:
@@ -111,14 +113,13 @@ def test_without_echo_core_a_script_says_what_to_do(
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["loud_words"], ["Activate", "loud_words"]])
-def test_anything_but_activate_and_deactivate_is_wrong_usage(
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["loud_words"], ["list", "--json"]])
+def test_anything_but_activate_and_deactivate_is_left_to_the_verb_of_the_script_s_name(
     workspace: Workspace, on_the_path: str, arguments: list[str]
 ) -> None:
     done = run(workspace.scripts / "activate_plugin.sh", *arguments, path=on_the_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: activate_plugin.sh activate NAME development|production")
-    assert done.stdout == ""
+    called = ["--project", str(workspace.root), "activate_plugin", *arguments]
+    assert done.stdout.split("\n")[:-1] == ["from the PATH", *called]
 
 
 def test_shellcheck_has_nothing_to_say(workspace: Workspace) -> None:

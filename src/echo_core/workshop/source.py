@@ -19,6 +19,7 @@ from echo_core import manifest as manifests
 from echo_core._version import __version__
 from echo_core.errors import BuildError, Fault, ManifestError
 from echo_core.manifest import Manifest
+from echo_core.names import suggest_name
 from echo_core.runtime.libraries.library import LOCK_FILE, this_python
 from echo_core.runtime.libraries.platform import PLATFORM_MODULES
 from echo_core.workshop.lookup import not_found
@@ -71,7 +72,7 @@ def read_source(workspace: Workspace, name: str) -> Source:
             name,
             names,
             where=str(workspace.workshop),
-            fix=f"echo-core create {name}",
+            fix=f"echo-core create {suggest_name(name)}",
         )
     folder = workspace.workshop / name
     files = dict(_snapshot(folder, folder))
