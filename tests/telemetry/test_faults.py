@@ -374,7 +374,7 @@ def test_parent_and_child_of_a_fork_report_each_their_own(receiver: OtlpReceiver
     assert ids(receiver) == expected("after", "child", "parent")
     pids = {span.attributes["message.id"][:5]: span.resource["process.pid"] for span in receiver.spans()}
     assert pids["paren"] == pids["after"] == process.pid != pids["child"]
-    everything = [*receiver.spans(), *receiver.metrics()]
+    everything: list[Any] = [*receiver.spans(), *receiver.metrics()]
     instances = {(one.resource["process.pid"], one.resource["service.instance.id"]) for one in everything}
     assert len(instances) == len({instance for _, instance in instances}) == 2
     counts = {point.resource["process.pid"]: point.value for point in receiver.metrics("orders")}
