@@ -9,7 +9,9 @@ import pytest
 from common_telemetry import TelemetryConfig
 from common_telemetry.catalogue import CATALOGUE, Metric
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "telemetry.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENTATION = ROOT / "docs" / "telemetry.md"
+README = ROOT / "src" / "common_telemetry" / "README.md"
 
 
 def table(heading: str) -> list[str]:
@@ -47,11 +49,12 @@ def toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
-def test_its_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "examples"), [(DOCUMENTATION, 3), (README, 1)], ids=["page", "readme"])
+def test_the_examples_run(page: Path, examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"):
         monkeypatch.delenv(variable, raising=False)
-    blocks = re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), flags=re.S)
-    assert len(blocks) == 3
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    assert len(blocks) == examples
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, str(DOCUMENTATION), "exec"), names)  # noqa: S102 - our own page
+        exec(compile(block, str(page), "exec"), names)  # noqa: S102 - our own page
