@@ -24,7 +24,7 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 
 demo: setup ## turn a transcript into captions (INPUT=my.srt for one of yours)
 	@echo "==> demo: transcript to captions, in out/captions/"
-	@examples/demo.sh $(if $(INPUT),"$(INPUT)")
+	@VENV="$(VENV)" examples/demo.sh $(if $(INPUT),"$(INPUT)")
 
 test: setup ## run the tests (ARGS="-k name" to choose)
 	@echo "==> test: the whole suite, random order"

@@ -3,7 +3,8 @@
 # and shows the numbers and one message's trace. Usage: examples/demo.sh [TRANSCRIPT]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PWD/.venv/bin:$PATH"
+venv=${VENV:-.venv}
+PATH="$(cd "$venv/bin" && pwd):$PATH"
 
 sample=examples/transcripts/panel.jsonl
 input=${1:-$sample}
@@ -34,7 +35,7 @@ done
 if [ "$code" -eq 1 ]; then
     note="some segments could not be used"
     [ "$input" != "$sample" ] || note="six segments of the sample are faulty on purpose"
-    echo "    $note; .venv/bin/echo-core dlq list shows each with its reason"
+    echo "    $note; $venv/bin/echo-core dlq list shows each with its reason"
     exit 0
 fi
 exit "$code"

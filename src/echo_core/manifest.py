@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -25,7 +25,8 @@ FILE_NAME: Final = "manifest.json"
 API_VERSION: Final = "1.0"
 """Version of the plugin interface that this Echo Core offers: MAJOR.MINOR."""
 
-PLUGIN_TYPES: Final = ("validator", "transformer", "filter", "router", "source", "sink")
+PluginType = Literal["validator", "transformer", "filter", "router", "source", "sink"]
+PLUGIN_TYPES: Final[tuple[PluginType, ...]] = get_args(PluginType)
 ISOLATIONS: Final = ("in_process", "process")
 _OFFERED: Final = ISOLATIONS[:1]
 """The isolations that there are today; the others may be written, and are refused by `check_host`."""

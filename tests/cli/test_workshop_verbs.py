@@ -4,12 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from echo_core.cli.create import PluginType
-from echo_core.manifest import PLUGIN_TYPES
 from echo_core.workspace import Workspace
 
 Call = Callable[..., CompletedProcess[str]]
@@ -57,10 +55,6 @@ def test_init_makes_a_workspace_and_refuses_to_make_it_again(
     again = call("init", "ws", "--json")
     assert (again.returncode, error(again)["code"]) == (2, "E-WORKSPACE")
     assert "next: cd other, then echo-core create NAME" in call("init", "other").stdout
-
-
-def test_the_types_offered_are_those_there_are() -> None:
-    assert get_args(get_args(PluginType)[0]) == PLUGIN_TYPES
 
 
 @pytest.mark.usefixtures("workspace")

@@ -13,6 +13,7 @@ import pytest
 
 from echo_core import BaseMessage, Transformer
 from echo_core.errors import LibraryError, PluginLoadError
+from echo_core.manifest import PLUGIN_TYPES
 from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import LoadedPlugin, load
@@ -454,7 +455,6 @@ def test_a_syntax_error_is_shown_at_its_place(workspace: Workspace, store: Store
             {},
             "made no plugin: the entry point is a coroutine, and must be a plain function",
         ),
-        (transformer("1"), {"plugin_type": "sink"}, "is no sink"),
     ],
 )
 def test_what_is_no_plugin_is_refused(
@@ -463,6 +463,23 @@ def test_what_is_no_plugin_is_refused(
     error = refused(make_library(workspace, code=code, **manifest), store)
     assert error.what == f"the plugin greeter 0.1.0 {what}"
     assert error.fix
+
+
+@pytest.mark.parametrize("plugin_type", PLUGIN_TYPES)
+def test_a_plugin_of_no_role_is_refused_as_any_of_the_types(
+    workspace: Workspace, store: Store, plugin_type: str
+) -> None:
+    code = """
+from echo_core import Plugin, ProcessingStatus
+class Plain(Plugin):
+    async def process_message(self, topic, message):
+        return ProcessingStatus.ACKNOWLEDGED
+create_plugin = Plain
+"""
+    library = make_library(workspace, code=code, plugin_type=plugin_type, subscriptions=[])
+    error = refused(library, store)
+    assert error.what == f"the plugin greeter 0.1.0 is no {plugin_type}"
+    assert f"derive it from echo_core.{plugin_type.capitalize()}" in error.fix
 
 
 def test_an_interrupt_from_the_keyboard_is_not_taken_for_the_plugins_fault(

@@ -1,21 +1,23 @@
 """`echo-core create`: a new plugin in the workshop."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from echo_core.cli.arguments import NewName
 from echo_core.cli.output import place
 from echo_core.cli.session import SessionArgument
+from echo_core.manifest import PluginType
 from echo_core.workshop.create import create as create_plugin
 
-PluginType = Annotated[
-    Literal["validator", "transformer", "filter", "router", "source", "sink"],
-    Parameter(help="What the plugin does with messages.", show_default=True),
+PluginTypeArgument = Annotated[
+    PluginType, Parameter(help="What the plugin does with messages.", show_default=True)
 ]
 
 
-def create(name: NewName, plugin_type: PluginType = "transformer", /, *, session: SessionArgument) -> None:
+def create(
+    name: NewName, plugin_type: PluginTypeArgument = "transformer", /, *, session: SessionArgument
+) -> None:
     """Write a new plugin into the workshop.
 
     It is typed, documented, has tests that pass, and does its type's job at once.

@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +18,7 @@ from echo_core.runtime.libraries.store import Store
 
 R = TypeVar("R")
 
-_ROLES: Final[dict[str, type[Any]]] = {
+_ROLES: Final[Mapping[str, type[Any]]] = {
     "validator": Validator,
     "transformer": Transformer,
     "filter": Filter,
