@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -203,3 +204,19 @@ def test_a_sampler_of_any_kind_is_asked_the_same_and_obeyed(program: list[Action
     official, fast = both(program, {}, make)
     assert fast == official
     assert made[0].asked == made[1].asked
+
+
+@pytest.mark.parametrize("codes", list(product(StatusCode, repeat=3)), ids=str)
+def test_ok_is_the_last_word_and_unset_says_nothing(codes: tuple[StatusCode, ...]) -> None:
+    start: Action = ("start", ("step", SpanKind.INTERNAL, "none", None, [], None, False))
+    official, fast = both([start, *(("set_status", (code, "why")) for code in codes)], {})
+    assert fast == official
+
+
+def test_values_that_are_equal_are_still_told_apart() -> None:
+    start: Action = ("start", ("step", SpanKind.INTERNAL, "none", None, [], None, False))
+    program: list[Action] = []
+    for value in (1, True, 1.0, 0, False, 0.0, -0.0, "1", b"1", None):
+        program += [start, ("set_attribute", ("k", value)), ("leave", (None,))]
+    official, fast = both(program, {})
+    assert fast == official
