@@ -1,4 +1,7 @@
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +64,17 @@ def start(engine: Engine, receiver: OtlpReceiver) -> Iterator[Start]:
 def memory(engine: Engine) -> Iterator[InMemoryTelemetry]:
     with InMemoryTelemetry(TelemetryConfig(engine=engine)) as telemetry:
         yield telemetry
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("certificates")
+    subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    keys = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(folder / "key.pem")]
+    made = [openssl, "req", "-x509", *keys, *subject, "-days", "2", "-out", str(folder / "cert.pem")]
+    subprocess.run(made, check=True, capture_output=True)
+    return folder

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -29,11 +30,15 @@ RETRY_INFO = RetryInfo(retry_delay=Duration(seconds=3, nanos=500_000_000))
 class Backend(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Answers every call as told, and remembers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Any = None) -> None:
         self.answer: Callable[[Any], bytes] = lambda context: b""
         self.calls: list[tuple[str, bytes, dict[str, str]]] = []
         self._server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
-        self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            self.endpoint = f"http://127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+            self.endpoint = f"https://127.0.0.1:{port}"
         self._server.start()
 
     def service(self, details: Any) -> Any:
@@ -213,6 +218,22 @@ def test_nobody_listening_is_worth_another_try(backend: Backend, sender: MakeSen
 
 def test_a_header_grpc_cannot_send_is_refused_not_raised(sender: MakeSender) -> None:
     assert sender(HEADERS="x-key=caf%C3%A9%0A").attempt(b"", soon()).outcome == "refused"
+
+
+def test_tls_with_a_client_certificate(certificates: Path, sender: MakeSender) -> None:
+    key, certificate = ((certificates / name).read_bytes() for name in ("key.pem", "cert.pem"))
+    demanding = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
+    secure = Backend(demanding)
+    trusted = {"ENDPOINT": secure.endpoint, "CERTIFICATE": str(certificates / "cert.pem")}
+    mine = {
+        "CLIENT_CERTIFICATE": str(certificates / "cert.pem"),
+        "CLIENT_KEY": str(certificates / "key.pem"),
+    }
+    assert sender(**trusted, **mine).attempt(b"spans", soon()).outcome == "accepted"
+    assert sender(**trusted).attempt(b"spans", monotonic() + 1).outcome == "retry"  # nobody vouches for us
+    assert sender(**{**trusted, "CERTIFICATE": ""}).attempt(b"spans", monotonic() + 1).outcome == "retry"
+    assert [body for _, body, _ in secure.calls] == [b"spans"]
+    secure.close()
 
 
 def test_a_closed_sender_can_be_used_again(sender: MakeSender) -> None:

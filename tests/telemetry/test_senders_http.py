@@ -1,10 +1,8 @@
 """Requests over HTTP: what goes over the wire, and every way in which a backend can misbehave."""
 
 import gzip
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -235,20 +233,6 @@ def test_a_host_in_no_proxy_is_reached_directly(sender: MakeSender, monkeypatch:
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert sender(backend.endpoint).attempt(b"x", soon()).outcome == "accepted"
         assert (len(proxy.posts), len(backend.posts)) == (0, 1)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("certificates")
-    subject = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    keys = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(folder / "key.pem")]
-    made = [openssl, "req", "-x509", *keys, *subject, "-days", "2", "-out", str(folder / "cert.pem")]
-    subprocess.run(made, check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture
