@@ -202,7 +202,7 @@ class GoesOnCollectingWhenClosed(Broken):
 
 class LetsItsReceiverSleepWhenClosed(MemorySubscription):
     async def close(self) -> None:
-        self._receiver = None
+        self._receivers = []
         await super().close()
 
 

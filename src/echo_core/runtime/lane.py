@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Deliveries taken from the queue at a time."""
+_WAITED_S: Final = 0.000_1
+"""A pause longer than this between two batches was a wait, in which others had their turn."""
 ACKNOWLEDGED: Final = ProcessingStatus.ACKNOWLEDGED
 Receive: TypeAlias = Callable[[int], Awaitable[Sequence[Delivery]]]
 Handler: TypeAlias = Callable[[str, BaseMessage], Awaitable[ProcessingStatus]]
@@ -92,6 +94,8 @@ class Lane:
         try:
             while True:
                 taken.extend(await self._receive(self._batch))
+                if monotonic() - self._ended > _WAITED_S:
+                    turn_began = monotonic()
                 while taken:
                     await self._handle(taken[0])
                     if self._abandoned:

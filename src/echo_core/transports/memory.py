@@ -61,7 +61,7 @@ class MemorySubscription(Subscription):
         self._received = 0
         self._delayed = 0
         self._closed = False
-        self._receiver: asyncio.Future[None] | None = None
+        self._receivers: list[asyncio.Future[None]] = []
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
@@ -81,9 +81,9 @@ class MemorySubscription(Subscription):
         return taken
 
     async def _wait_for_delivery(self) -> None:
-        if self._receiver is None or self._receiver.done():
-            self._receiver = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._receiver)
+        receiver = asyncio.get_running_loop().create_future()
+        self._receivers.append(receiver)
+        await receiver
 
     def statistics(self) -> SubscriptionStatistics:
         return SubscriptionStatistics(waiting=len(self._queue) + self._delayed, unsettled=self._received)
@@ -91,14 +91,14 @@ class MemorySubscription(Subscription):
     async def close(self) -> None:
         self._closed = True
         self._transport._forget(self)
-        self._wake_receiver()
+        self._wake_receivers()
         self._let_publishers_go_on()
 
     def put(self, delivery: MemoryDelivery) -> None:
         """Append, and wake the receiver if it sleeps."""
         self._queue.append(delivery)
-        if self._receiver is not None:
-            self._wake_receiver()
+        if self._receivers:
+            self._wake_receivers()
 
     @property
     def is_full(self) -> bool:
@@ -123,10 +123,12 @@ class MemorySubscription(Subscription):
             if not room.done():
                 room.set_result(None)
 
-    def _wake_receiver(self) -> None:
-        receiver, self._receiver = self._receiver, None
-        if receiver is not None and not receiver.done():
-            receiver.set_result(None)
+    def _wake_receivers(self) -> None:
+        """All of them: one may be cancelled before it gets here; the others look, and go on waiting."""
+        receivers, self._receivers = self._receivers, []
+        for receiver in receivers:
+            if not receiver.done():
+                receiver.set_result(None)
 
     def _settled(self) -> None:
         self._received -= 1
@@ -137,7 +139,7 @@ class MemorySubscription(Subscription):
         again = MemoryDelivery(self, delivery.topic, delivery.message, delivery.attempt + 1)
         if delay <= 0:
             self._queue.appendleft(again)
-            self._wake_receiver()
+            self._wake_receivers()
             return
         self._delayed += 1
         asyncio.get_running_loop().call_later(delay, self._due, again)
@@ -145,7 +147,7 @@ class MemorySubscription(Subscription):
     def _due(self, delivery: MemoryDelivery) -> None:
         self._delayed -= 1
         self._queue.appendleft(delivery)
-        self._wake_receiver()
+        self._wake_receivers()
 
 
 def _overflow(subscription: MemorySubscription, topic: str) -> QueueFull:
