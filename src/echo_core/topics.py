@@ -94,11 +94,6 @@ class TopicPattern:
         return False
 
     @property
-    def is_topic(self) -> bool:
-        """Whether it has no wildcard, and so means exactly one topic."""
-        return _ANY_ONE not in self._words and _ANY_NUMBER not in self._words
-
-    @property
     def words(self) -> tuple[str, ...]:
         """The words, wildcards included."""
         return self._words

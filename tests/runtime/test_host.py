@@ -90,7 +90,7 @@ def test_an_exception_is_retried_and_then_dead_lettered_with_all_that_is_known(t
     assert [attempt.error for attempt in letter.attempts] == ["attempt 1", "attempt 2", "attempt 3"]
     assert {attempt.error_type for attempt in letter.attempts} == {"ValueError"}
     assert "in fail" in letter.attempts[0].traceback
-    assert "lane.py" not in letter.attempts[0].traceback
+    assert "echo_core" not in letter.attempts[0].traceback
     assert (letter.plugin, letter.version, letter.topic) == ("broken", "1.2.3", "raw")
     assert letter.message() == plugin.seen[0]
     assert letter.trace_id == plugin.seen[0].trace_context["traceparent"].split("-")[1]
@@ -559,7 +559,39 @@ def test_a_disk_that_will_not_take_a_dead_letter_loses_nothing(
     final = run(world.run())
     assert final["strict"].dead_lettered == 1
     assert world.dead_letters.count() == 1
-    assert any("disk is full" in event.reason for event in world.events)
+    moves = [
+        (event.state, "disk is full" in event.reason) for event in world.events if event.name == "strict"
+    ]
+    degraded = moves.index((PluginState.DEGRADED, True))
+    assert moves[degraded + 1] == (PluginState.RUNNING, False)  # as soon as there is room, and not before
+    assert moves.count((PluginState.DEGRADED, True)) == 1
+
+
+def test_what_cannot_even_be_kept_at_a_stop_is_counted_as_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(letters: Any) -> None:
+        raise DeadLetterError("the dead letters cannot be written", why="database or disk is full")
+
+    async def scenario() -> None:
+        world, stuck = World(tmp_path, shutdown_timeout_s=0.2), Handler()
+
+        async def hang(message: BaseMessage) -> None:
+            await asyncio.Event().wait()
+
+        stuck.handle = hang
+        monkeypatch.setattr(world.dead_letters, "add", full)
+        world.add(Numbers(5), SOURCE)
+        world.add(stuck, manifest("stuck", hears=("raw",)))
+        running = asyncio.create_task(world.run(until_idle=False))
+        while not stuck.seen:
+            await asyncio.sleep(0.001)
+        world.host.request_stop()
+        final = await running
+        assert (final["stuck"].received, final["stuck"].in_hand, final["stuck"].dead_lettered) == (5, 5, 0)
+        assert world.host.snapshot().failed
+
+    run(scenario())
 
 
 def test_a_source_that_raises_is_failed_and_what_it_published_goes_through(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ class Dispatcher:
             left += await _remaining(slot.subscription)
         if left and not self._transport.capabilities.durable:
             letters = [dead_letter(slot, delivery, reason=reason) for delivery in left]
+            slot.statistics.received += len(left)  # unfinished, if they cannot even be kept
             await asyncio.to_thread(self._dead_letters.add, letters)
-            slot.statistics.received += len(left)
             slot.statistics.dead_lettered += len(left)
             for delivery in left:
                 await delivery.settle()

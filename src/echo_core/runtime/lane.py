@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Final, TypeAlias
 
@@ -231,15 +232,17 @@ class Lane:
 
     async def _keep(self, letter: DeadLetter) -> None:
         """Return once it is on disk. Until then the lane stands: better slow than a message lost."""
-        number = 1
+        number, trouble = 1, ""
         while True:
             try:
                 await asyncio.to_thread(self._dead_letters.add, [letter])
             except DeadLetterError as error:
-                self._slot.degrade(str(error))
+                trouble = str(error)
+                self._slot.degrade(trouble)
                 await self._clock.sleep(backoff_s(self._delivery, number))
                 number += 1
             else:
+                self._slot.recover(trouble)
                 return
 
     def abandon(self) -> list[Delivery]:
@@ -284,7 +287,7 @@ def dead_letter(
         topic=delivery.topic,
         message_id=message.id,
         root_id=message.root_id,
-        trace_id=trace_id,
+        trace_id=trace_id or message.trace_context.get("traceparent", "").partition("-")[2].partition("-")[0],
         reason=reason,
         attempts=attempts,
         original=original,
@@ -320,4 +323,5 @@ def _failure_of(error: BaseException) -> Failure:
     )
 
 
-_HERE: Final = __file__.rpartition("/")[0]
+_HERE: Final = str(Path(__file__).parents[1])
+"""Frames of Echo Core's own say nothing to a plugin's author."""

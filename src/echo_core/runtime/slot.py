@@ -79,6 +79,11 @@ class PluginSlot:
         if self.state in (PluginState.RUNNING, PluginState.DEGRADED):
             self.move_to(PluginState.DEGRADED, reason)
 
+    def recover(self, reason: str) -> None:
+        """The problem that `degrade` was told of is over; without effect if there is another one by now."""
+        if self.state is PluginState.DEGRADED and self.reason == reason:
+            self.move_to(PluginState.RUNNING)
+
     def snapshot(self) -> PluginSnapshot:
         """The numbers of this moment."""
         numbers = self.statistics

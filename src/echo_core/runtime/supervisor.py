@@ -37,6 +37,7 @@ class Supervisor:
         self.context: HostContext | None = None
         self._source: asyncio.Task[None] | None = None
         self._was_initialised = False
+        self._unwell = ""
 
     async def load(self) -> None:
         """Import the plugin and make its context; FAILED with the reason when that does not work."""
@@ -130,8 +131,9 @@ class Supervisor:
                 scope.fail(reason)
         if reason:
             slot.degrade(reason)
-        elif slot.state is PluginState.DEGRADED:
-            slot.move_to(PluginState.RUNNING)
+        else:
+            slot.recover(self._unwell)
+        self._unwell = reason
 
     async def shut_down(self, seconds: float) -> None:
         """Call `shutdown`, for at most `seconds` and at most its own deadline; then let everything go."""
