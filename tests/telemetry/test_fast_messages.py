@@ -91,6 +91,7 @@ process = st.tuples(
 publish = st.tuples(st.just("publish"), topics, ids, ids, id_lists, passing, steps)
 to_the_span = st.one_of(
     st.tuples(st.just("set"), attributes),
+    st.tuples(st.just("set_all"), attributes),
     st.tuples(st.just("set_many"), st.integers(25, 140)),
     st.tuples(st.just("rename"), st.text(max_size=5)),
     st.tuples(st.just("link"), st.integers(1, 5)),
@@ -244,7 +245,9 @@ class Player:
         span = trace.get_current_span()
         for key, value in (given or {}).items():
             span.set_attribute(key, value)
-        span.set_attributes(given or {})
+
+    def _set_all(self, scope: ProcessScope | None, given: Mapping[str, Any] | None) -> None:
+        trace.get_current_span().set_attributes(given or {})
 
     def _set_many(self, scope: ProcessScope | None, count: int) -> None:
         for number in range(count):
@@ -353,6 +356,7 @@ def test_low_limits_hold_for_messages_too(variable: str, limit: str) -> None:
     [
         ("set", {"message.id": "other", "k": 1}),
         ("set", {"messaging.system": "other"}),
+        ("set_all", {"message.topic": "other", "k": 1}),
         ("set_many", 33),
         ("set_many", 140),
         ("link", 3),
