@@ -21,23 +21,22 @@ from common_telemetry.redaction import Redaction
 
 def span(given: ReadableSpan, redaction: Redaction) -> ReadableSpan:
     """The same span; nothing else of it than attributes is taken away."""
+
+    def part(of: ReadableSpan | Event | Link) -> BoundedAttributes:
+        return _attributes(of.attributes, of.dropped_attributes, redaction)
+
     made = copy(given)
-    made._attributes = _attributes(given.attributes, redaction)
-    events = [
-        Event(event.name, _attributes(event.attributes, redaction), event.timestamp) for event in given.events
-    ]
+    made._attributes = part(given)
+    events = [Event(event.name, part(event), event.timestamp) for event in given.events]
     made._events = _list(events, given.dropped_events)
-    made._links = _list(
-        [Link(link.context, _attributes(link.attributes, redaction)) for link in given.links],
-        given.dropped_links,
-    )
+    made._links = _list([Link(link.context, part(link)) for link in given.links], given.dropped_links)
     return made
 
 
 def log_record(given: ReadableLogRecord, redaction: Redaction) -> ReadableLogRecord:
     """The same record; of its body the parts that have such a key are taken out too."""
     record = copy(given.log_record)
-    record.attributes = _attributes(record.attributes, redaction)
+    record.attributes = _attributes(record.attributes, given.dropped_attributes, redaction)
     record.body = redaction.of_value(record.body)
     return replace(given, log_record=record)
 
@@ -62,9 +61,9 @@ def _redact(point: Any, redaction: Redaction) -> None:
     object.__setattr__(point, "attributes", redaction.of(point.attributes or {}))
 
 
-def _attributes(given: Mapping[str, Any] | None, redaction: Redaction) -> BoundedAttributes:
+def _attributes(given: Mapping[str, Any] | None, dropped: int, redaction: Redaction) -> BoundedAttributes:
     made = BoundedAttributes(attributes=redaction.of(given or {}))
-    made.dropped = getattr(given, "dropped", 0)
+    made.dropped = dropped
     return made
 
 

@@ -81,6 +81,12 @@ class FaultyBackend:
         while not self.released.wait(0.02):
             connection.sendall(b"x")
 
+    def stall(self, connection: socket.socket) -> None:
+        """As an answer: the beginning of one after a while, and nothing more."""
+        self.released.wait(0.15)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+        self.released.wait()
+
     def close(self) -> None:
         self.released.set()
         # On Linux only this wakes a thread that waits in accept.

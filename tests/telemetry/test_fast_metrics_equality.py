@@ -32,6 +32,7 @@ class Handled:
     milliseconds: float
     attempt: int
     failure: str
+    headers: Mapping[str, str]
     recorded: list[Recorded] = field(default_factory=list)
 
 
@@ -44,6 +45,7 @@ class Moment:
     status: str
 
 
+PUBLISHED = f"00-{'ab' * 16}-{'cd' * 8}"
 Step = Recorded | Handled | Moment
 
 keys = st.sampled_from(["k", "n", "plugin.name", "message.topic", "message.id", "other.key"])
@@ -64,6 +66,7 @@ handled = st.builds(
     st.floats(0, 100),
     st.integers(1, 3),
     st.sampled_from(["", "", "Timeout", "ValueError"]),
+    st.sampled_from([{}, {"traceparent": f"{PUBLISHED}-01"}, {"traceparent": f"{PUBLISHED}-00"}]),
     st.lists(recorded, max_size=3),
 )
 moment = st.builds(
@@ -83,7 +86,7 @@ def do(step: Step, plugin: PluginTelemetry, clock: ManualClock, number: int) -> 
         with plugin.lifecycle(step.event):
             clock.advance(step.milliseconds)
     else:
-        message = Message(f"m{number}", timestamp=clock.time_ns())
+        message = Message(f"m{number}", timestamp=clock.time_ns(), trace_context=step.headers)
         clock.advance(step.milliseconds / 2)
         with plugin.messages.process(step.topic, message, attempt=step.attempt) as scope:
             clock.advance(step.milliseconds)

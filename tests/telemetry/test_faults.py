@@ -18,6 +18,7 @@ import pytest
 
 from common_telemetry import TelemetryConfig, TelemetryContext
 from common_telemetry.config import Engine
+from common_telemetry.engines.fast import exports
 from common_telemetry.health import SignalHealth
 from common_telemetry.senders.answers import Answer
 from common_telemetry.senders.delivery import deliver
@@ -215,6 +216,20 @@ def test_one_signal_that_hangs_holds_up_no_other(receiver: OtlpReceiver) -> None
         telemetry.shutdown(0.2)
 
 
+@pytest.mark.parametrize("way", ["hanging", "busy"])
+def test_shutdown_ends_the_exporting_thread_in_whatever_it_is_doing(way: str) -> None:
+    with faulty(http_answer("503 Busy")) as backend:
+        if way == "hanging":
+            backend.answers = [backend.hang]
+        with reporting("fast", backend.endpoint) as telemetry:
+            (pipeline,) = telemetry._pipelines
+            handle(telemetry, 1)
+            assert backend.arrived.acquire(timeout=5)
+            telemetry.shutdown(0.2)
+            assert isinstance(pipeline, exports.BufferPipeline)
+            wait_until(lambda: not pipeline._worker.is_alive, 0.5)
+
+
 def test_an_error_in_the_exporting_thread_does_not_end_it(
     receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -353,6 +368,30 @@ def test_a_signal_handler_may_report_whatever_lock_was_taken_when_it_came(receiv
                 telemetry.health()
         assert telemetry.flush()
     assert len(receiver.spans()) == len(taken)
+
+
+FORKING_LATER = """
+handle('parent')
+assert telemetry.flush(5)
+child = os.fork()
+if child == 0:
+    handle('child')
+    assert telemetry.flush(5)
+    print(telemetry.health().traces.exported, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+handle('after')
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_the_child_of_a_fork_has_a_connection_and_counts_of_its_own() -> None:
+    with faulty() as backend:
+        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint, **SPANS_ALONE}
+        process = in_a_process(FORKING_LATER, "fast", **told, PYTHONWARNINGS="ignore")
+        output, errors = process.communicate(timeout=30)
+        assert (process.returncode, output.strip()) == (0, "10"), errors
+        assert (len(backend.posts), backend.connections) == (3, 2)
 
 
 FORKING = """

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.trace import SpanContext
 
-from common_telemetry import PluginTelemetry, SpanRecord, TelemetryConfig
+from common_telemetry import PluginTelemetry, SpanRecord, TelemetryConfig, sdk_redaction
 from common_telemetry.config import Engine
 from common_telemetry.redaction import Redaction
 from common_telemetry.testing import InMemoryTelemetry, OtlpReceiver
@@ -101,6 +103,27 @@ def test_measurements_that_differ_in_a_secret_alone_are_one_series(
     for number in range(3):
         plugin.record_counter("orders", 1, {"password": f"p{number}"})
     assert [point.value for point in guarded.metrics("orders")] == [3]
+
+
+def test_what_the_sdk_has_dropped_stays_counted() -> None:
+    limits = SpanLimits(
+        max_attributes=1, max_events=1, max_links=1, max_event_attributes=1, max_link_attributes=1
+    )
+    provider = TracerProvider(span_limits=limits, shutdown_on_exit=False)
+    span = provider.get_tracer("t").start_span("step")
+    for number in range(3):
+        span.set_attribute(f"k{number}", HIDDEN)
+        span.add_event(f"e{number}", {"a": 1, "password": HIDDEN})
+        span.add_link(SpanContext(1, 2, is_remote=False), {"a": 1, "password": HIDDEN})
+    span.end()
+    assert isinstance(span, ReadableSpan)
+    redacted = sdk_redaction.span(span, Redaction(["password", "k2"]))
+    (encoded,) = encode_spans([redacted]).resource_spans[0].scope_spans[0].spans
+    counts = (encoded.dropped_attributes_count, encoded.dropped_events_count, encoded.dropped_links_count)
+    assert counts == (2, 2, 2)
+    assert (encoded.events[0].dropped_attributes_count, encoded.links[0].dropped_attributes_count) == (1, 1)
+    assert not encoded.attributes
+    assert HIDDEN in repr(span.attributes)  # the span itself goes to others as it is
 
 
 def test_even_the_id_of_a_message_can_be_kept_back(guarded: InMemoryTelemetry) -> None:

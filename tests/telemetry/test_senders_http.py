@@ -160,14 +160,14 @@ def test_a_connection_closed_while_idle_is_opened_again_without_an_error(sender:
         assert [post.body for post in backend.posts] == [b"1", b"2", b"2"]
 
 
-@pytest.mark.parametrize("way", ["hang", "dribble"])
+@pytest.mark.parametrize("way", ["hang", "dribble", "stall"])
 def test_a_backend_that_does_not_answer_is_left_at_the_deadline(sender: MakeSender, way: str) -> None:
     with faulty() as backend:
         backend.answers = [getattr(backend, way)]
         here = sender(backend.endpoint)
         begin = monotonic()
         assert here.attempt(b"x", begin + 0.2).outcome == "retry"
-        assert 0.15 < monotonic() - begin < 1
+        assert 0.15 < monotonic() - begin < 0.33
 
 
 def test_nobody_listening_is_worth_another_try(sender: MakeSender) -> None:

@@ -57,6 +57,11 @@ class ExportWorker:
         """Whether somebody waits for something to be done."""
         return bool(self._errands)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
     def close(self, last: Callable[[], object]) -> None:
         """Do `last` after what was given before, and end the thread. Safe to repeat."""
         if not self._closed:
@@ -79,10 +84,10 @@ class ExportWorker:
         # A queue, because putting something into it is safe even where a signal has interrupted a put.
         self._signals: SimpleQueue[str] = SimpleQueue()
         self._errands: deque[Errand] = deque()
-        work = threading.Thread(
+        self._thread = threading.Thread(
             target=self._work, args=(self._signals, self._errands), name=self._name, daemon=True
         )
-        work.start()
+        self._thread.start()
 
     def _work(self, signals: "SimpleQueue[str]", errands: deque[Errand]) -> None:
         # Instrumented libraries must make no spans of what is done here: each would be another one to export.
