@@ -117,9 +117,15 @@ class Tally:
             return True
 
     def enter(self, count: int) -> None:
-        """Count data that goes straight to the exporter, as metrics do."""
+        """Count data that goes straight to the exporter, as metrics do.
+
+        After `give_up` it is dropped: the exporting thread was on its way with it when it was all over.
+        """
         with self._lock:
-            self._queued += count
+            if self._given_up:
+                self._dropped += count
+            else:
+                self._queued += count
 
     def succeeded(self, count: int, rejected: int = 0, said: str = "") -> None:
         """`count` were accepted by the exporter, but `rejected` of them not stored, for the reason `said`."""
