@@ -40,7 +40,6 @@ class Instruments:
         self._engine = engine
         self._plugin = plugin
         self._faults = faults
-        self._records = engine.recording
         self._known: dict[str, _Instrument] = {}
 
     def record(self, kind: Kind, name: str, value: Any, attributes: Attributes | None) -> None:
@@ -54,7 +53,7 @@ class Instruments:
                 and known.kind == kind
                 and (value.__class__ is int or value.__class__ is float)
                 and known.lowest <= value < math.inf
-                and (not self._records or self._record_again(known, value, attributes))
+                and self._record_again(known, value, attributes)
             ):
                 return
             self._record(kind, name, value, attributes)

@@ -36,6 +36,9 @@ class PluginTelemetry:
 
     def rebind(self, engine: PluginEngine, logs: PluginLogging, faults: Faults, clock: Clock) -> None:
         """Report through other means from now on. For the telemetry context; plugins have no need of it."""
+        self.messages: MessageTelemetry = engine.messages
+        """The message spans, for the host that moves the messages."""
+        self._is_off = not engine.recording
         self._engine = engine
         self._logs = logs
         self._faults = faults
@@ -66,17 +69,12 @@ class PluginTelemetry:
     def status(self, status: str) -> None:
         self._plugin.status = status
 
-    @property
-    def messages(self) -> MessageTelemetry:
-        """The message spans, for the host that moves the messages."""
-        return self._engine.messages
-
     def create_span(self, name: str, attributes: Attributes | None = None) -> AbstractContextManager[Span]:
         """A `with` block around an INTERNAL span, child of the current one; gives OpenTelemetry's own Span.
 
         An exception that passes through the block is recorded on the span.
         """
-        if not self._engine.recording:
+        if self._is_off:
             return _NO_SPAN
         working = current()
         standard: Attributes = self._plugin.attributes
@@ -95,15 +93,18 @@ class PluginTelemetry:
 
         The first use of a name decides what it is; as another kind it is refused, logged once and counted.
         """
-        self._instruments.record("counter", name, value, attributes)
+        if not self._is_off:
+            self._instruments.record("counter", name, value, attributes)
 
     def record_gauge(self, name: str, value: float, attributes: Attributes | None = None) -> None:
         """Set the gauge `name` to `value`; the last value before an export is the one that is sent."""
-        self._instruments.record("gauge", name, value, attributes)
+        if not self._is_off:
+            self._instruments.record("gauge", name, value, attributes)
 
     def record_histogram(self, name: str, value: float, attributes: Attributes | None = None) -> None:
         """Add `value` to the distribution `name`."""
-        self._instruments.record("histogram", name, value, attributes)
+        if not self._is_off:
+            self._instruments.record("histogram", name, value, attributes)
 
     def logger(self) -> logging.Logger:
         """The standard logger `echo.plugin.<name>`.
