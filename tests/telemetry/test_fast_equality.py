@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from itertools import product
 from typing import Any
 
@@ -48,6 +49,7 @@ scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
+    st.sampled_from(HTTPStatus),
     st.floats(),
     st.text(st.characters(), max_size=8),  # surrogates included
     st.binary(max_size=4),

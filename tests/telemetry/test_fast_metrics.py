@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -446,6 +447,13 @@ def test_a_sum_too_large_for_64_bits_is_exported_as_a_floating_point_number(valu
     scope.instrument("a", "up_down_counter").record(value)
     (point,) = points(metrics)
     assert point.as_double == float(value)
+
+
+def test_a_number_of_an_enumeration_is_a_number() -> None:
+    metrics, scope = fast()
+    scope.instrument("a", "gauge").record(HTTPStatus.OK, {"k": HTTPStatus.OK})
+    (point,) = points(metrics)
+    assert point.as_int == point.attributes[0].value.int_value == 200
 
 
 @pytest.mark.parametrize("bounds", [[1, 1], [2, 1], [math.inf], [math.nan]])

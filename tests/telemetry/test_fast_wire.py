@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),  # also those that do not fit into 64 bits
+    st.sampled_from(HTTPStatus),  # an int of another class
     st.floats(),
     st.text(st.characters()),  # surrogates included
     st.binary(),

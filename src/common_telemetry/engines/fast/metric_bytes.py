@@ -12,6 +12,8 @@ from common_telemetry.engines.fast.exemplars import Exemplar
 from common_telemetry.engines.fast.wire import (
     DELIMITED,
     FIXED64,
+    INT64_MAX,
+    INT64_MIN,
     ITEM,
     VARINT,
     attributes,
@@ -25,7 +27,6 @@ from common_telemetry.engines.fast.wire import (
 
 DELTA: Final = 1
 CUMULATIVE: Final = 2
-_INT64: Final = range(-(1 << 63), 1 << 63)
 
 # NumberDataPoint
 NUMBER_ATTRIBUTES: Final = tag(7, DELIMITED)
@@ -193,6 +194,6 @@ def _exemplar(exemplar: Exemplar) -> bytes:
 
 
 def _number(tag_of_int: bytes, tag_of_double: bytes, value: float) -> bytes:
-    if isinstance(value, int) and value in _INT64:
+    if isinstance(value, int) and INT64_MIN <= value <= INT64_MAX:
         return tag_of_int + pack("<q", value)
     return tag_of_double + double(value)

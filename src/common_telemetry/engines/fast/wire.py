@@ -25,7 +25,8 @@ double: Final = Struct("<d").pack
 
 _BYTE: Final = tuple(bytes((number,)) for number in range(256))
 _UINT64: Final = (1 << 64) - 1
-_INT64: Final = range(-(1 << 63), 1 << 63)
+INT64_MIN: Final = -(1 << 63)
+INT64_MAX: Final = (1 << 63) - 1
 # What a value or a name may raise on its way into bytes.
 UNWRITABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
 
@@ -124,7 +125,8 @@ def _key(key: str) -> bytes:
 
 
 def _int64(value: int) -> int:
-    if value not in _INT64:
+    # Not `in range(...)`: for an int of another class, as enumerations have, that tries one number after another.
+    if not INT64_MIN <= value <= INT64_MAX:
         raise OverflowError(f"{value} does not fit into 64 bits")
     return value
 
