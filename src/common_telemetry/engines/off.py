@@ -70,7 +70,7 @@ class _NoMessages(MessageTelemetry):
     ) -> PublishScope:
         return _PUBLISH
 
-    # Without the `*` of the promise: Python takes a shorter way to functions that have no keyword-only arguments.
+    # Without the `*` of the promise: Python has a shorter way to functions without keyword-only arguments.
     def process(
         self,
         topic: str,

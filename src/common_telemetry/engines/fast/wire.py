@@ -125,7 +125,7 @@ def _key(key: str) -> bytes:
 
 
 def _int64(value: int) -> int:
-    # Not `in range(...)`: for an int of another class, as enumerations have, that tries one number after another.
+    # Not `in range(...)`: with an int of another class, as enumerations have, that tries them one by one.
     if not INT64_MIN <= value <= INT64_MAX:
         raise OverflowError(f"{value} does not fit into 64 bits")
     return value
