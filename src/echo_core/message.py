@@ -68,6 +68,11 @@ class BaseMessage(msgspec.Struct, frozen=True, kw_only=True):
         return self.receipts[0].message_id if self.receipts else self.id
 
     @property
+    def root_source(self) -> str:
+        """Who made the first message of the lineage."""
+        return self.receipts[0].source if self.receipts else self.source
+
+    @property
     def parent_ids(self) -> tuple[str, ...]:
         """Ids of the messages that this one was directly made from."""
         return parent_ids(self.receipts)

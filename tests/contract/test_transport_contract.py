@@ -1,7 +1,7 @@
 """The transport contract over the transports that are here, and proof that each of its checks can fail."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -235,9 +235,9 @@ class LeavesSubscriptionsOpen(Broken):
         self._open = False
 
 
-class NeverSlowsAnyone(Broken):
-    async def _slow_down(self, publisher: str, subscriptions: Sequence[MemorySubscription]) -> None:
-        pass
+class NeverSlowsAnyone(MemorySubscription):
+    is_full = False
+    is_overfull = False
 
 
 class ShedsWhenFull(Broken):
@@ -249,15 +249,41 @@ class ShedsWhenFull(Broken):
         pass
 
 
-class WaitsForTheFirstOnly(Broken):
-    async def _slow_down(self, publisher: str, subscriptions: Sequence[MemorySubscription]) -> None:
-        quick = [subscription for subscription in subscriptions if subscription.queue_limit > 2]
-        await super()._slow_down(publisher, quick)
+class WaitsForTheFirstOnly(MemorySubscription):
+    @property
+    def is_full(self) -> bool:
+        return self.name == "quick" and super().is_full
+
+    @property
+    def is_overfull(self) -> bool:
+        return self.name == "quick" and super().is_overfull
 
 
 class NeverSeesACycle(Broken):
     def _is_waiting_for(self, waiter: str, publisher: str) -> bool:
         return False
+
+
+class TellsNoSource(Broken):
+    def congestion(self, source: str) -> None:
+        return None
+
+
+class TellsEverySource(Broken):
+    def congestion(self, source: str) -> Awaitable[None] | None:
+        return super().congestion("contract")
+
+
+class TellsSourcesForEver(MemorySubscription):
+    def _let_sources_go_on(self) -> None:
+        pass
+
+
+class ReportsTwice(Broken):
+    async def publish(self, topic: str, message: BaseMessage) -> None:
+        await super().publish(topic, message)
+        if self.on_accept is not None:
+            self.on_accept(message, 1)
 
 
 HANGS = "nothing more came within"
@@ -302,6 +328,10 @@ BREACHES: list[tuple[str, type[MemoryTransport | MemorySubscription], str]] = [
     ("a_full_queue_slows_the_publisher_and_loses_nothing", NeverSlowsAnyone, "limit is 5"),
     ("a_full_queue_slows_the_publisher_and_loses_nothing", ShedsWhenFull, HANGS),
     ("a_publisher_waits_for_each_full_queue", WaitsForTheFirstOnly, "ran past a full queue"),
+    ("a_source_is_told_to_wait_before_the_queue_is_full", TellsNoSource, "was told nothing"),
+    ("a_source_is_told_to_wait_before_the_queue_is_full", TellsEverySource, "another source was told"),
+    ("a_source_is_told_to_wait_before_the_queue_is_full", TellsSourcesForEver, HANGS),
+    ("acceptance_is_reported", ReportsTwice, "was reported as"),
     ("two_full_subscribers_that_feed_each_other_do_not_deadlock", NeverSeesACycle, HANGS),
 ]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from common_telemetry import Attributes, PluginTelemetry, TelemetryContext
@@ -15,6 +16,7 @@ from echo_core.errors import PublishRefused
 from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage, Receipt, new_id, parent_ids
 from echo_core.runtime.statistics import Statistics
+from echo_core.runtime.turn import Turn
 from echo_core.topics import TopicSet, check_topic
 from echo_core.transports.base import Transport
 
@@ -142,3 +144,31 @@ class HostContext:
     def record_histogram(self, name: str, value: float, attributes: Attributes | None = None) -> None:
         """See `PluginContext.record_histogram`."""
         self._plugin_telemetry.record_histogram(name, value, attributes)
+
+
+class SourceContext(HostContext):
+    """A source's door: it waits while its messages fill a queue, and shares the loop with the lanes.
+
+    Only sources wait here. Nobody waits for a source, so this closes no ring of plugins that wait.
+    """
+
+    def __init__(self, *args: Any, turn: Turn, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._turn = turn
+        self._turn_began = monotonic()
+
+    def publish(self, topic: str, data: Any) -> Coroutine[Any, Any, BaseMessage]:
+        """See `PluginContext.publish`."""
+        if (
+            self.transport.congestion(self.plugin_name) is None
+            and monotonic() - self._turn_began < self._turn.share_s
+        ):
+            return super().publish(topic, data)
+        return self._publish_in_turn(topic, data)
+
+    async def _publish_in_turn(self, topic: str, data: Any) -> BaseMessage:
+        await self._turn.give()
+        while (room := self.transport.congestion(self.plugin_name)) is not None:
+            await room
+        self._turn_began = monotonic()
+        return await super().publish(topic, data)

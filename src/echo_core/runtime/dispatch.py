@@ -28,7 +28,7 @@ class Dispatcher:
         self._transport = transport
         self._dead_letters = dead_letters
         self._clock = clock
-        self._turn = Turn()
+        self.turn = Turn()
         self._lanes: dict[PluginSlot, list[Lane]] = {}
         self._workers: dict[PluginSlot, list[asyncio.Task[None]]] = {}
 
@@ -55,7 +55,7 @@ class Dispatcher:
         # Lanes that share one queue take one message at a time, so that none sits on what another could do.
         batch = BATCH if delivery.lanes == 1 or delivery.ordering_key else 1
         lanes = [
-            Lane(slot, context, receive, self._dead_letters, self._clock, self._turn, batch=batch)
+            Lane(slot, context, receive, self._dead_letters, self._clock, self.turn, batch=batch)
             for receive in receivers
         ]
         for number, lane in enumerate(lanes):

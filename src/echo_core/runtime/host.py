@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from echo_core.manifest import Manifest
 from echo_core.plugin import Plugin
 from echo_core.runtime.clock import Clock, SystemClock
 from echo_core.runtime.config import effective_config
-from echo_core.runtime.context import HostContext
+from echo_core.runtime.context import HostContext, SourceContext
 from echo_core.runtime.dead_letters import DeadLetterError, DeadLetterStore
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.order import upstream_first
@@ -94,7 +95,8 @@ class Host:
         return slot
 
     def _make_context(self, slot: PluginSlot, manifest: Manifest) -> HostContext:
-        return HostContext(
+        kind = functools.partial(SourceContext, turn=self._dispatcher.turn) if slot.is_source else HostContext
+        return kind(
             manifest,
             effective_config(manifest, self._settings, self._environ),
             self._transport,
@@ -132,6 +134,7 @@ class Host:
         Returns the final numbers. Raises `TransportError` when the transport cannot be opened.
         """
         self._began = time.monotonic()
+        self._transport.limit(self._settings.host.bounds)
         await self._transport.open()
         watch = asyncio.create_task(self._dispatcher.watch(), name="deadlines")
         health = asyncio.create_task(self._check_health(), name="health checks")

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from echo_core.errors import SettingsError
+from echo_core.transports.base import Bounds
 from echo_core.workspace import Workspace
 
 
@@ -18,12 +19,24 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Time between two health checks of a plugin."""
     shutdown_timeout_s: float = 20.0
     """Deadline of a stop: three quarters of it to finish what is under way, the rest to be firm."""
+    max_in_flight_messages: int = Bounds().messages
+    """Messages that may wait or be handled at a time, over all plugins; sources wait before it is reached."""
+    max_in_flight_bytes: int = Bounds().bytes
+    """The same, in bytes: the messages' data as MessagePack and 1,000 for each, by samples."""
 
     def __post_init__(self) -> None:
         for name in ("health_interval_s", "shutdown_timeout_s"):
             seconds = getattr(self, name)
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise ValueError(f"Expected a number of seconds above 0, got {seconds} - at `{name}`")
+        for name in ("max_in_flight_messages", "max_in_flight_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected a number above 0, got {getattr(self, name)} - at `{name}`")
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the transport must keep within."""
+        return Bounds(messages=self.max_in_flight_messages, bytes=self.max_in_flight_bytes)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -52,8 +52,8 @@ class Supervisor:
                     slot.threads = ThreadPoolExecutor(
                         self.manifest.delivery.lanes, thread_name_prefix=slot.name
                     )
-                self.context = self._make_context(slot, self.manifest)
                 slot.plugin = plugin
+                self.context = self._make_context(slot, self.manifest)
         except TimeoutError:
             slot.move_to(PluginState.FAILED, f"loading did not end within {deadline_s:g} s")
         except (Exception, SystemExit) as error:

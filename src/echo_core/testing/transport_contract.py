@@ -6,6 +6,7 @@ so nothing is left over from one to the next.
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -471,6 +472,52 @@ async def check_a_publisher_waits_for_each_full_queue(open_transport: OpenTransp
         await publishing
         came = _data(await _take(quick, 50))
     require(came == list(range(50)), f"the queue with room got {came}")
+
+
+@_check
+async def check_a_source_is_told_to_wait_before_the_queue_is_full(open_transport: OpenTransport) -> None:
+    """`congestion` slows the source whose messages fill a queue, and no other, until there is room again."""
+    limit = 20
+    async with open_transport() as transport, transport.subscribe("slow", ["a"], queue_limit=limit) as slow:
+        require(transport.congestion("contract") is None, "a source was told to wait for an empty queue")
+        if not transport.capabilities.slows_by_source:
+            return
+        published = 0
+        while (room := transport.congestion("contract")) is None:
+            require(published < limit - 1, f"with {published} messages waiting the source was told nothing")
+            await _publish(transport, "a", published)
+            published += 1
+        require(transport.congestion("other") is None, "another source was told to wait")
+        waiting = asyncio.ensure_future(room)
+        await asyncio.sleep(0)
+        require(not waiting.done(), "the source was told to wait, and let go on at once")
+        await _settle(*await _take(slow, published))
+        await waiting
+        require(transport.congestion("contract") is None, "the queue is empty, and the source has to wait")
+
+
+@_check
+async def check_acceptance_is_reported(open_transport: OpenTransport) -> None:
+    """`on_accept` hears of each accepted message once, and to how many subscriptions it went."""
+    heard: list[tuple[str, int]] = []
+    async with (
+        open_transport() as transport,
+        transport.subscribe("first", ["a"]) as first,
+        transport.subscribe("second", ["#"]) as second,
+    ):
+        if not transport.capabilities.reports_acceptance:
+            return
+        transport.on_accept = lambda message, count: heard.append((message.data, count))
+        for topic, data in (("a", "both"), ("b", "one")):
+            await _publish(transport, topic, data)
+            require(bool(heard) and heard[-1][0] == data, f"{data!r} was accepted, and reported too late")
+        with contextlib.suppress(TopicError):
+            await _publish(transport, "a.*", "refused")
+        await _settle(*await _take(first, 1), *await _take(second, 2))
+        await second.close()
+        await _publish(transport, "b", "none")
+    expected = [("both", 2), ("one", 1), ("none", 0)]
+    require(heard == expected, f"what was accepted was reported as {heard}, not {expected}")
 
 
 @_check

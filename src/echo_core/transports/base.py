@@ -6,7 +6,7 @@ Between the two it is the transport's to keep, and comes again after `retry` or 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import ClassVar, Self
@@ -28,6 +28,17 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """`publish` slows its caller while a subscription's queue is full."""
     delayed_retry: bool
     """`retry(delay)` waits for the delay rather than coming back at once."""
+    slows_by_source: bool = False
+    """`congestion` tells a source to wait before the queues that its messages fill are full."""
+    reports_acceptance: bool = False
+    """`on_accept` is called: a source learns how its messages ended, not only that they were accepted."""
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may wait in the memory of this process, over all subscriptions."""
+
+    messages: int = 100_000
+    bytes: int = 256 * 1024 * 1024
 
 
 class SubscriptionStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +110,11 @@ class Transport(ABC):
 
     capabilities: ClassVar[Capabilities]
 
+    on_accept: Callable[[BaseMessage, int], None] | None = None
+    """Set by a host that follows messages to their ends: call it with each accepted message, and to how many
+    subscriptions of this process it goes, at any time between the acceptance and the return of `publish`.
+    Transports that can do so say it in `Capabilities.reports_acceptance`; the others may leave it alone."""
+
     @abstractmethod
     async def open(self) -> None:
         """Connect. Raises `TransportError` when that is not possible."""
@@ -123,6 +139,22 @@ class Transport(ABC):
         `name` tells subscribers apart; by convention it is the plugin's. When `queue_limit` messages wait,
         publishers are slowed (see `Capabilities.bounded_by_publisher`).
         """
+
+    def limit(self, bounds: Bounds) -> None:  # noqa: B027  (to keep nothing here is a good default)
+        """Hold no more than this in the memory of this process. Called before the first `subscribe`.
+
+        Queues are made shorter where `queue_limit` alone would not hold the bounds. A transport whose
+        waiting messages are kept elsewhere has nothing to do.
+        """
+
+    def congestion(self, source: str) -> Awaitable[None] | None:
+        """What `source` should wait for before it publishes, and then ask again; None: go on.
+
+        A source here is who publishes messages that are made from no other.
+        It slows the one source whose messages fill a queue, and does so before that queue is full and makes a
+        plugin wait which others need too. The default, for transports that cannot know, lets everybody go on.
+        """
+        return None
 
     @abstractmethod
     def unsettled(self) -> int:

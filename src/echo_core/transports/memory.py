@@ -2,23 +2,40 @@
 
 Publishing puts the message into the queue of every matching subscription, then waits while one of them
 is over its limit. Two plugins that publish to each other would wait for ever, so a publisher never waits
-for a subscriber that is waiting, directly or through others, for the publisher itself. What such a cycle
-can pile up is bounded too: at `HARD_LIMIT_FACTOR` times the limit `publish` raises `QueueFull`.
+for a subscriber that is waiting, directly or through others, for the publisher itself. What such cycles
+pile up comes out of a pool for the whole transport: where that is used up `publish` raises `QueueFull`.
+
+The bounds on all queues together are held by the limit of each one; no message is counted for them.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import ClassVar, Final
 
 from echo_core.errors import QueueFull, TransportClosed
 from echo_core.message import BaseMessage
 from echo_core.topics import TopicPattern, TopicTrie, check_topic
-from echo_core.transports.base import Capabilities, Delivery, Subscription, SubscriptionStatistics, Transport
+from echo_core.transports.base import (
+    Bounds,
+    Capabilities,
+    Delivery,
+    Subscription,
+    SubscriptionStatistics,
+    Transport,
+)
+from echo_core.transports.congestion import Congestion
+from echo_core.transports.size import TypicalSize
 
-HARD_LIMIT_FACTOR: Final = 10
 _REMEMBERED: Final = 10_000
 """Topics whose subscribers are known by heart; a flood of one-off topics must not grow memory."""
+_SAMPLED: Final = 16
+"""One message in so many is measured, and every one while queues are filling; a power of two."""
+_PARTS: Final = 4
+"""The bounds are shared out in so many parts. One and a half are the queues: a full one takes half its limit
+more from publishers that begin to wait. One and a half are received and unsettled, one is the pool."""
+_SPARE: Final = 1.25
+"""Shares are made for more subscriptions than there are, so that not every new one changes all of them."""
 
 
 class MemoryDelivery(Delivery):
@@ -54,15 +71,36 @@ class MemorySubscription(Subscription):
     ) -> None:
         self.name = name
         self.patterns = tuple(patterns)
-        self.queue_limit = queue_limit
-        self._hard_limit = queue_limit * HARD_LIMIT_FACTOR
+        self.typical_size = TypicalSize()
+        self._asked_limit = queue_limit
+        self._share = Bounds()
         self._transport = transport
         self._queue: deque[MemoryDelivery] = deque()
         self._received = 0
         self._delayed = 0
         self._closed = False
+        self._is_congested = False
         self._receivers: list[asyncio.Future[None]] = []
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
+        self._waiting_to_enter: deque[asyncio.Future[None]] = deque()
+        self.resize()
+
+    def resize(self, share: Bounds | None = None) -> None:
+        """Set the queue's limit anew: the one asked for, or less where its share of the bounds says so."""
+        self._share = share = share or self._share
+        by_bytes = int(share.bytes / self.typical_size.bytes)
+        limit = max(1, min(self._asked_limit, share.messages, by_bytes))
+        self.queue_limit = limit
+        """Messages that may wait before publishers are slowed."""
+        self.crowded_at = max(1, limit // 2) - 1
+        """With so many waiting, the next one makes the queue half full."""
+        self.calm_at = limit // 4
+        """With so many waiting, the sources that filled it may go on."""
+        self.overfull_at = limit + limit // 2 + 1
+        """With so many waiting, publishers wait before they put a message rather than after."""
+        self._batch = max(1, limit // 4)
+        if self._waiting_for_room or self._waiting_to_enter:
+            self._let_publishers_go_on()
 
     async def receive(self, limit: int = 1) -> Sequence[Delivery]:
         queue = self._queue
@@ -70,14 +108,18 @@ class MemorySubscription(Subscription):
             if self._closed and not self._delayed:
                 raise TransportClosed(f"the subscription {self.name!r} is closed")
             await self._wait_for_delivery()
+        if limit > self._batch:
+            limit = self._batch
         if limit >= len(queue):
             taken = list(queue)
             queue.clear()
         else:
             taken = [queue.popleft() for _ in range(limit)]
         self._received += len(taken)
-        if self._waiting_for_room and len(queue) < self.queue_limit:
+        if self._waiting_for_room or self._waiting_to_enter:
             self._let_publishers_go_on()
+        if self._is_congested and len(queue) <= self.calm_at:
+            self._let_sources_go_on()
         return taken
 
     async def _wait_for_delivery(self) -> None:
@@ -93,6 +135,7 @@ class MemorySubscription(Subscription):
         self._transport._forget(self)
         self._wake_receivers()
         self._let_publishers_go_on()
+        self._let_sources_go_on()
 
     def put(self, delivery: MemoryDelivery) -> None:
         """Append, and wake the receiver if it sleeps."""
@@ -106,9 +149,14 @@ class MemorySubscription(Subscription):
         return len(self._queue) >= self.queue_limit and not self._closed
 
     @property
-    def is_overflowing(self) -> bool:
-        """Whether nothing more may be put."""
-        return len(self._queue) >= self._hard_limit
+    def is_overfull(self) -> bool:
+        """Whether publishers should wait before they put anything."""
+        return len(self._queue) >= self.overfull_at and not self._closed
+
+    @property
+    def overflow(self) -> int:
+        """How many messages it has over its limit."""
+        return max(0, len(self._queue) - self.queue_limit)
 
     async def wait_for_room(self) -> None:
         """Return when the queue is no longer full, or closed."""
@@ -117,11 +165,36 @@ class MemorySubscription(Subscription):
             self._waiting_for_room.append(room)
             await room
 
+    async def wait_to_enter(self) -> None:
+        """Return when it is this publisher's turn and the queue is no longer overfull, or closed."""
+        while self.is_overfull:
+            entrance = asyncio.get_running_loop().create_future()
+            self._waiting_to_enter.append(entrance)
+            await entrance
+
     def _let_publishers_go_on(self) -> None:
-        waiting, self._waiting_for_room = self._waiting_for_room, deque()
-        for room in waiting:
-            if not room.done():
-                room.set_result(None)
+        """All that have put their message; of those that have not, as many as there is room for.
+
+        There may be thousands of the latter; an empty queue lets all of them look, so that none of them
+        depends on what another one does with its turn.
+        """
+        waiting = len(self._queue)
+        if waiting < self.queue_limit or self._closed:
+            _wake(self._waiting_for_room, len(self._waiting_for_room))
+        all_of_them = not waiting or self._closed
+        _wake(
+            self._waiting_to_enter,
+            len(self._waiting_to_enter) if all_of_them else self.overfull_at - waiting,
+        )
+
+    def congest(self, source: str) -> None:
+        """Let `source` wait until there is room again."""
+        self._is_congested = True
+        self._transport._congestion.begin(self, source)
+
+    def _let_sources_go_on(self) -> None:
+        self._is_congested = False
+        self._transport._congestion.end(self)
 
     def _wake_receivers(self) -> None:
         """All of them: one may be cancelled before it gets here; the others look, and go on waiting."""
@@ -150,12 +223,22 @@ class MemorySubscription(Subscription):
         self._wake_receivers()
 
 
+def _wake(waiting: deque[asyncio.Future[None]], count: int) -> None:
+    """Wake the `count` that have waited longest; cancelled ones do not count."""
+    while waiting and count > 0:
+        future = waiting.popleft()
+        if not future.done():
+            future.set_result(None)
+            count -= 1
+
+
 def _overflow(subscription: MemorySubscription, topic: str) -> QueueFull:
     return QueueFull(
         f"the queue of {subscription.name!r} is at its hard bound",
         where=f"topic {topic!r}, {len(subscription._queue)} messages waiting",
         why="plugins that publish to each other make more messages than they finish",
-        fix="break the cycle, publish fewer messages for each one handled, or raise delivery.queue_limit",
+        fix="break the cycle, publish fewer messages for each one handled, "
+        "or raise host.max_in_flight_messages and host.max_in_flight_bytes",
     )
 
 
@@ -163,7 +246,12 @@ class MemoryTransport(Transport):
     """Subscriptions of one event loop, found by a topic trie."""
 
     capabilities: ClassVar = Capabilities(
-        durable=False, shared=False, bounded_by_publisher=True, delayed_retry=True
+        durable=False,
+        shared=False,
+        bounded_by_publisher=True,
+        delayed_retry=True,
+        slows_by_source=True,
+        reports_acceptance=True,
     )
 
     def __init__(self) -> None:
@@ -171,9 +259,13 @@ class MemoryTransport(Transport):
         self._subscriptions: dict[MemorySubscription, None] = {}
         self._subscribers: dict[str, tuple[MemorySubscription, ...]] = {}
         self._open = False
+        self._accepted = 0
         self._unsettled = 0
         self._all_settled: asyncio.Future[None] | None = None
         self._waits_for: dict[str, list[str]] = {}
+        self._congestion = Congestion()
+        self._shares = 1
+        self.limit(Bounds())
 
     async def open(self) -> None:
         self._open = True
@@ -190,14 +282,21 @@ class MemoryTransport(Transport):
             subscriptions = self._find_subscribers(topic)
         crowded = False
         for subscription in subscriptions:
-            if len(subscription._queue) + 1 >= subscription.queue_limit:
+            if len(subscription._queue) >= subscription.crowded_at:
                 crowded = True
-                if subscription.is_overflowing:
-                    raise _overflow(subscription, topic)
+                if subscription.is_overfull:
+                    subscriptions = await self._make_room(topic, message.source)
+                    break
         for subscription in subscriptions:
             subscription.put(MemoryDelivery(subscription, topic, message, 1))
         self._unsettled += len(subscriptions)
+        self._accepted += 1
+        if self.on_accept is not None:
+            self.on_accept(message, len(subscriptions))
+        if crowded or not self._accepted % _SAMPLED:
+            self._measure(message, subscriptions)
         if crowded:
+            self._tell_source(message.root_source, subscriptions)
             await self._slow_down(message.source, subscriptions)
 
     def _find_subscribers(self, topic: str) -> tuple[MemorySubscription, ...]:
@@ -212,19 +311,42 @@ class MemoryTransport(Transport):
         found = self._subscribers[topic] = self._routes.match(topic)
         return found
 
+    async def _make_room(self, topic: str, publisher: str) -> tuple[MemorySubscription, ...]:
+        """Who gets the topic, once none of them is overfull.
+
+        Raises `QueueFull` where waiting for that would mean to wait for the publisher itself, and the pool
+        for such cycles is used up; nothing has been put anywhere then.
+        """
+        while True:
+            subscriptions = self._find_subscribers(topic)
+            for subscription in subscriptions:
+                if not subscription.is_overfull:
+                    continue
+                if self._is_waiting_for(subscription.name, publisher):
+                    if not self._pool_has_room(subscription):
+                        raise _overflow(subscription, topic)
+                else:
+                    await self._wait(publisher, subscription.name, subscription.wait_to_enter())
+                    break
+            else:
+                return subscriptions
+
     async def _slow_down(self, publisher: str, subscriptions: Sequence[MemorySubscription]) -> None:
         """Wait until each full subscription has room, unless it is (in)directly waiting for `publisher`."""
         for subscription in subscriptions:
-            if not subscription.is_full or self._is_waiting_for(subscription.name, publisher):
-                continue
-            waits = self._waits_for.setdefault(publisher, [])
-            waits.append(subscription.name)
-            try:
-                await subscription.wait_for_room()
-            finally:
-                waits.remove(subscription.name)
-                if not waits:
-                    self._waits_for.pop(publisher, None)
+            if subscription.is_full and not self._is_waiting_for(subscription.name, publisher):
+                await self._wait(publisher, subscription.name, subscription.wait_for_room())
+
+    async def _wait(self, publisher: str, subscriber: str, room: Awaitable[None]) -> None:
+        """Wait for room, and let it be known who is waiting for whom."""
+        waits = self._waits_for.setdefault(publisher, [])
+        waits.append(subscriber)
+        try:
+            await room
+        finally:
+            waits.remove(subscriber)
+            if not waits:
+                self._waits_for.pop(publisher, None)
 
     def _is_waiting_for(self, waiter: str, publisher: str) -> bool:
         """Whether `waiter` is `publisher`, or waits for somebody who is waiting for it."""
@@ -238,15 +360,40 @@ class MemoryTransport(Transport):
                 pending.extend(self._waits_for.get(name, ()))
         return False
 
+    def _pool_has_room(self, subscription: MemorySubscription) -> bool:
+        """Whether the queue may grow further beyond its limit.
+
+        It may take as much of the pool as it leaves to others (the dynamic threshold of Choudhury and Hahne,
+        1998, with alpha 1), so one cycle without end leaves room for those that have one.
+        """
+        by_bytes = self._bounds.bytes // _PARTS / subscription.typical_size.bytes
+        pool = min(self._bounds.messages // _PARTS, by_bytes)
+        used = sum(other.overflow for other in self._subscriptions)
+        return subscription.overflow < pool - used
+
+    def _tell_source(self, source: str, subscriptions: Sequence[MemorySubscription]) -> None:
+        """Let the source wait that fills a queue; see `congestion`."""
+        for subscription in subscriptions:
+            if len(subscription._queue) > subscription.crowded_at and not subscription._closed:
+                subscription.congest(source)
+
+    def _measure(self, message: BaseMessage, subscriptions: Sequence[MemorySubscription]) -> None:
+        """Learn how large messages are; large ones make a queue shorter."""
+        for subscription in subscriptions:
+            subscription.typical_size.see(message)
+            subscription.resize()
+
     def subscribe(
         self, name: str, patterns: Sequence[str], *, queue_limit: int = 1_000
     ) -> MemorySubscription:
         compiled = [TopicPattern(pattern) for pattern in patterns]
         subscription = MemorySubscription(self, name, compiled, queue_limit)
+        subscription.resize(self._share)
         self._subscriptions[subscription] = None
         for pattern in compiled:
             self._routes.add(pattern, subscription)
         self._subscribers.clear()
+        self._share_out()
         return subscription
 
     def _forget(self, subscription: MemorySubscription) -> None:
@@ -254,6 +401,23 @@ class MemoryTransport(Transport):
         self._subscribers.clear()
         for pattern in subscription.patterns:
             self._routes.remove(pattern, subscription)
+        self._share_out()
+
+    def limit(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        parts = _PARTS * self._shares
+        self._share = Bounds(messages=bounds.messages // parts, bytes=bounds.bytes // parts)
+        for subscription in self._subscriptions:
+            subscription.resize(self._share)
+
+    def _share_out(self) -> None:
+        """See to it that there are shares for all subscriptions, and not far more."""
+        if not len(self._subscriptions) <= self._shares <= 2 * len(self._subscriptions) + 1:
+            self._shares = max(1, int(len(self._subscriptions) * _SPARE))
+            self.limit(self._bounds)
+
+    def congestion(self, source: str) -> Awaitable[None] | None:
+        return self._congestion.wait(source)
 
     def unsettled(self) -> int:
         return self._unsettled
