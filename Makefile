@@ -8,7 +8,7 @@ BENCH  ?= .venvs/bench
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock bench bench-quick bench-profile bench-telemetry clean
+.PHONY: help setup demo test test-sdk check lock bench bench-quick bench-profile bench-telemetry clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,17 @@ demo: setup ## turn a transcript into captions (INPUT=my.srt for one of yours)
 test: setup ## run the tests (ARGS="-k name" to choose)
 	@echo "==> test: the whole suite, random order"
 	$(BIN)/python -m pytest $(ARGS)
+
+# The oldest that pyproject.toml allows, unless told otherwise.
+SDK ?= 1.39
+test-sdk: ## run the telemetry tests with another opentelemetry-sdk, in an environment of its own (SDK=1.44)
+	@echo "==> test-sdk: opentelemetry $(SDK), in .venvs/sdk-$(SDK)"
+	@$(MAKE) --no-print-directory setup VENV=.venvs/sdk-$(SDK)
+	.venvs/sdk-$(SDK)/bin/python -m pip uninstall --quiet --yes opentelemetry-exporter-otlp-common \
+	    opentelemetry-exporter-http-transport
+	.venvs/sdk-$(SDK)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    $(foreach part,api sdk exporter-otlp-proto-http exporter-otlp-proto-grpc,opentelemetry-$(part)==$(SDK).*)
+	.venvs/sdk-$(SDK)/bin/python -m pytest tests/telemetry $(ARGS)
 
 check: setup ## ruff, mypy --strict, import direction, lock files up to date
 	@echo "==> check: formatting and lint"

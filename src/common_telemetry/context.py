@@ -112,7 +112,9 @@ class TelemetryContext:
             choices = [one for one in environment.exporters(variables) if one.signal not in adopted]
             official = _official(config, choices, adopted, views, variables)
             exporters = providers.load(choices, config, variables, official)
-            return cls._assemble(config, exporters, tracer, meter, logger, views=views, clock=clock)
+            return cls._assemble(
+                config, exporters, tracer, meter, logger, views=views, environ=environ, clock=clock
+            )
 
     @classmethod
     def over_api_globals(cls) -> Self | None:
@@ -134,6 +136,7 @@ class TelemetryContext:
         logger: "LoggerProvider | None" = None,
         *,
         views: "Sequence[View]" = (),
+        environ: Mapping[str, str] | None = None,
         clock: Clock = time,
     ) -> Self:
         from common_telemetry.engines.fast.engine import FastEngine
@@ -144,7 +147,14 @@ class TelemetryContext:
         faults = exporters.faults
         tap = Tap(faults, exporters.redaction)
         made = OwnProviders(
-            config, exporters, tracer=tracer, meter=meter, logger=logger, views=views, tap=tap
+            config,
+            exporters,
+            tracer=tracer,
+            meter=meter,
+            logger=logger,
+            views=views,
+            environ=environ,
+            tap=tap,
         )
         make_engine = FastEngine if config.engine == "fast" else OfficialEngine
         engine = make_engine(

@@ -37,7 +37,8 @@ class Clock(Protocol):
 class PluginEngine:
     """The means of one plugin. Parts may raise; the callers in this package keep that from the plugin.
 
-    `binder` is None where finding a set of attributes again would gain nothing.
+    `binder` is None where finding a set of attributes again would gain nothing. `tracer_raises` says that the
+    tracer does over attributes whose text cannot be had, as the SDK's does.
     """
 
     messages: MessageTelemetry
@@ -46,6 +47,7 @@ class PluginEngine:
     logs: LogEmitter
     recording: bool = True
     binder: Binder | None = None
+    tracer_raises: bool = False
 
 
 class Engine(ABC):

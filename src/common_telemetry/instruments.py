@@ -1,6 +1,7 @@
 """The counters, gauges and histograms a plugin records by name."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
@@ -16,6 +17,9 @@ from common_telemetry.health import Faults
 from common_telemetry.propagation import CURRENT_KEY, Current, current
 
 _RESERVED: Final = {metric.name for metric in CATALOGUE}
+_LARGEST: Final = sys.float_info.max
+_INT64_MIN: Final = -(1 << 63)
+_INT64_MAX: Final = (1 << 63) - 1
 _PLAIN: Final = frozenset({str, bool, int, float})
 # Where more sets of attributes come than this, they are made of data, and will not come again.
 _BOUND_KEPT: Final = 1_000
@@ -52,7 +56,7 @@ class Instruments:
                 known is not None
                 and known.kind == kind
                 and (value.__class__ is int or value.__class__ is float)
-                and known.lowest <= value < math.inf
+                and known.lowest <= value <= _LARGEST
                 and self._record_again(known, value, attributes)
             ):
                 return
@@ -129,15 +133,17 @@ class Instruments:
         )
 
     def _number(self, kind: Kind, name: str, value: Any) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
             self._report("value", f"{kind} {name!r} got {value!r}; give a finite number.")
             return None
         if kind != "gauge" and value < 0:
             why = "only goes up" if kind == "counter" else "has no place for what is below 0"
             self._report("value", f"{kind} {name!r} got {value!r}, but {why}; use a gauge.")
             return None
-        # numpy and the like: an exact int or float is what the exporters can encode
-        return value if isinstance(value, int | float) else float(value)
+        # An int of 64 bits or a float: all that OTLP has. The SDK's exporter loses a whole request over others.
+        if isinstance(value, int) and _INT64_MIN <= value <= _INT64_MAX:
+            return value
+        return float(value)
 
     def _report(self, reason: str, message: str) -> None:
         self._faults.report(reason, f"plugin {self._plugin.name!r}: {message}")
@@ -150,3 +156,10 @@ def _can_come_again(own: Attributes) -> bool:
         and _PLAIN.issuperset(map(type, own.values()))
         and all(key.__class__ is str for key in own)
     )
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        return False

@@ -8,6 +8,7 @@ from opentelemetry.trace import INVALID_SPAN, Span
 
 from common_telemetry.attributes import Attributes, PluginIdentity, merged
 from common_telemetry.engine import Clock, PluginEngine
+from common_telemetry.engines.fast.bounded import clean
 from common_telemetry.errors import describe
 from common_telemetry.health import Faults
 from common_telemetry.instruments import Instruments
@@ -86,6 +87,8 @@ class PluginTelemetry:
             left_out = f"attributes of span {name!r} are left out: {describe(error)}"
             self._faults.report("attributes", f"plugin {self.name!r}: {left_out}")
             given = dict(standard)
+        if self._engine.tracer_raises:
+            given = {key: value for key, value in given.items() if self._can_be_read(name, key, value)}
         return self._engine.tracer.start_as_current_span(str(name), attributes=given)
 
     def record_counter(self, name: str, value: float = 1, attributes: Attributes | None = None) -> None:
@@ -117,3 +120,12 @@ class PluginTelemetry:
     def lifecycle(self, event: str) -> LifecycleScope:
         """A `with` block around init, shutdown, health_check or another event of the plugin's life."""
         return LifecycleScope(event, self._engine, self._plugin, self._clock, self._faults)
+
+    def _can_be_read(self, span: str, key: str, value: object) -> bool:
+        try:
+            clean(value, None)
+        except Exception as error:  # noqa: BLE001 - it may be of a class of the plugin's
+            left_out = f"attribute {key!r} of span {span!r} is left out: {describe(error)}"
+            self._faults.report("attributes", f"plugin {self.name!r}: {left_out}")
+            return False
+        return True

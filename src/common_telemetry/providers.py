@@ -23,7 +23,7 @@ from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.engines.fast.provider import FastTracerProvider
 from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.engines.official import PluginProviders
-from common_telemetry.environment import ExporterChoice
+from common_telemetry.environment import ExporterChoice, in_force
 from common_telemetry.health import Faults, Signal
 from common_telemetry.logs import LogEmitter
 from common_telemetry.pipeline import Pipeline
@@ -146,6 +146,7 @@ class OwnProviders:
         meter: metrics.MeterProvider | None,
         logger: _logs.LoggerProvider | None,
         views: "Sequence[View]",
+        environ: Mapping[str, str] | None,
         tap: Tap,
     ) -> None:
         # Exporters of the SDK need spans of the SDK.
@@ -155,6 +156,7 @@ class OwnProviders:
         self._of_plugin: dict[str, PluginProviders] = {}
         self._resource = _resource(config.service_name, exporters.redaction)
         self._views = views
+        self._environ = environ
         self._tap = tap
         self.flush: Callable[[float], bool] = _nothing_to_flush
         """What `force_flush` of the fast engine's providers calls, with the seconds it may take."""
@@ -195,7 +197,8 @@ class OwnProviders:
         """The providers of one plugin: the application's, or with `service_per_plugin` its own."""
         known = self._of_plugin.get(plugin.name)
         if known is None:
-            known = self._of_plugin[plugin.name] = self._make(plugin)
+            with in_force(self._environ):  # limits and intervals are read when a provider is made
+                known = self._of_plugin[plugin.name] = self._make(plugin)
         return known
 
     def _make(self, plugin: PluginIdentity) -> PluginProviders:

@@ -1,6 +1,7 @@
 """Metrics over a real OTLP receiver: few series, exact counts, message ids on exemplars only."""
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -258,6 +259,18 @@ def test_a_value_that_is_no_finite_number_is_refused(value: Any, memory: InMemor
     plugin.record_histogram("c", value)
     assert memory.metrics() == []
     assert memory.context.health().faults == {"value": 3}
+
+
+def test_an_int_that_otlp_has_no_form_for_is_a_floating_point_number_and_harms_no_other(
+    memory: InMemoryTelemetry,
+) -> None:
+    plugin = memory.for_plugin("sink")
+    for _ in range(2):
+        plugin.record_gauge("a", 2**63)
+        plugin.record_gauge("b", 10**400)
+        plugin.record_gauge("c", HTTPStatus.OK)
+    assert {point.name: point.value for point in memory.metrics()} == {"a": 2.0**63, "c": 200}
+    assert memory.context.health().faults == {"value": 2}
 
 
 def test_a_counter_does_not_go_down(memory: InMemoryTelemetry) -> None:

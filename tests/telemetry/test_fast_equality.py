@@ -25,6 +25,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
+from telemetry.sdk import since_1_45
 from telemetry.side_by_side import ENGINES, normal, quiet_sdk, spans
 
 
@@ -163,6 +164,7 @@ def both(
     return found
 
 
+@since_1_45
 @given(st.lists(actions, max_size=12), limits, samplers)
 def test_any_use_of_spans_gives_the_same_request(
     program: list[Action], environ: dict[str, str], sampler: str
@@ -195,6 +197,7 @@ class Recorder(Sampler):
         return "Recorder"
 
 
+@since_1_45
 @given(st.lists(actions, max_size=8))
 def test_a_sampler_of_any_kind_is_asked_the_same_and_obeyed(program: list[Action]) -> None:
     made: list[Recorder] = []
@@ -215,6 +218,7 @@ def test_ok_is_the_last_word_and_unset_says_nothing(codes: tuple[StatusCode, ...
     assert fast == official
 
 
+@since_1_45
 def test_values_that_are_equal_are_still_told_apart() -> None:
     start: Action = ("start", ("step", SpanKind.INTERNAL, "none", None, [], None, False))
     program: list[Action] = []

@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.trace import NonRecordingSpan
 
+from telemetry.sdk import since_1_45
 from telemetry.side_by_side import ENGINES, FastLogs, logs, normal_logs, quiet_sdk
 from telemetry.test_fast_equality import attributes, contexts, errors, keys, texts
 
@@ -56,6 +57,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@since_1_45
 @pytest.mark.filterwarnings("ignore:Log record attributes were dropped")
 @given(st.lists(st.tuples(records, contexts, st.booleans()), max_size=4), limits)
 def test_any_log_record_gives_the_same_request(

@@ -13,6 +13,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from common_telemetry import PluginTelemetry, ProcessScope, TelemetryConfig, environment
 from common_telemetry.config import Engine
 from telemetry.pipeline import ManualClock, Message
+from telemetry.sdk import since_1_45
 from telemetry.side_by_side import ENGINES, normal, quiet_sdk, spans
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -310,6 +311,7 @@ def outcome(engine: Engine, program: list[Action], config: dict[str, Any], envir
     return normal(request), player.carriers, faults
 
 
+@since_1_45
 @given(
     st.lists(weighted((process, 3), (step, 1)), min_size=1, max_size=5),
     configs,

@@ -37,6 +37,7 @@ from common_telemetry.engines.fast.metrics import InstrumentKind, MetricOptions,
 from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.redaction import Redaction
 from common_telemetry.views import keeping
+from telemetry.sdk import since_1_45
 
 RESOURCE: Mapping[str, Any] = {"service.name": "shop", "n": 3}
 TEMPORALITIES: tuple[Temporality, ...] = ("cumulative", "delta", "lowmemory")
@@ -206,6 +207,7 @@ measurements = st.builds(Measurement, st.integers(0, 3), numbers, attributes, st
 rounds = st.lists(st.lists(measurements, max_size=12), min_size=1, max_size=3)
 
 
+@since_1_45
 @settings(max_examples=150, deadline=None)
 @given(
     st.permutations(KINDS),
@@ -238,6 +240,7 @@ def test_any_measurements_make_the_protobuf_the_sdk_makes(
         assert fast == normal(official, exemplars)
 
 
+@since_1_45
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(TEMPORALITIES),
@@ -321,6 +324,7 @@ def test_attributes_that_are_equal_but_of_different_types_are_different_series()
     assert [point.as_int for point in points(metrics)] == [2] * 6
 
 
+@since_1_45
 @pytest.mark.parametrize("temporality", TEMPORALITIES)
 def test_attribute_sets_beyond_the_limit_share_one_series(temporality: Temporality) -> None:
     many = fast_metrics.SERIES_LIMIT + 50
@@ -447,6 +451,16 @@ def test_a_sum_too_large_for_64_bits_is_exported_as_a_floating_point_number(valu
     scope.instrument("a", "up_down_counter").record(value)
     (point,) = points(metrics)
     assert point.as_double == float(value)
+
+
+def test_sums_beyond_every_floating_point_number_are_infinite() -> None:
+    metrics, scope = fast()
+    down_counter, histogram = scope.instrument("a", "up_down_counter"), scope.instrument("b", "histogram")
+    for _ in range(20):
+        down_counter.record(-(10**308))
+        histogram.record(10**308)
+    down, up = points(metrics)
+    assert (down.as_double, up.sum) == (-math.inf, math.inf)
 
 
 def test_a_number_of_an_enumeration_is_a_number() -> None:

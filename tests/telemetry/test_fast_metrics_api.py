@@ -19,6 +19,7 @@ from common_telemetry.engines.fast.meter import FastMeterProvider
 from common_telemetry.engines.fast.metrics import MetricOptions, Metrics, Temporality
 from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.health import Faults
+from telemetry.sdk import since_1_45
 from telemetry.test_fast_metrics import TEMPORALITIES, normal
 from telemetry.test_setup import run_alone
 
@@ -65,6 +66,7 @@ def names(request: ExportMetricsServiceRequest) -> list[str]:
     ]
 
 
+@since_1_45
 def test_every_synchronous_instrument_is_the_sdks() -> None:
     both = Both()
     for provider in both.providers:
@@ -167,6 +169,7 @@ def test_a_value_that_is_not_allowed_is_logged_and_not_recorded(
     assert len(caplog.records) == 4
 
 
+@since_1_45
 @pytest.mark.parametrize("attributes", [{"k": object()}, {1: "no text"}, {"": 1}, {"k": {1: 2}}])
 def test_attributes_opentelemetry_has_no_form_for_become_what_the_sdk_makes_of_them(attributes: Any) -> None:
     both = Both()

@@ -12,6 +12,7 @@ from common_telemetry.config import Engine, MessageIdOnMetrics, Semconv
 from common_telemetry.testing import InMemoryTelemetry
 from common_telemetry.testing.received import ReceivedPoint
 from telemetry.pipeline import ManualClock, Message
+from telemetry.sdk import since_1_45
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def normal(point: ReceivedPoint) -> str:
     )
 
 
+@since_1_45
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(recorded | handled | moment, max_size=8), min_size=1, max_size=3),

@@ -26,6 +26,7 @@ from common_telemetry.testing import OtlpReceiver
 from telemetry.conftest import Start
 from telemetry.faulty import Answering, FaultyBackend, faulty, http_answer, raw_and_close
 from telemetry.pipeline import Message
+from telemetry.sdk import VERSION
 
 SPANS_ALONE = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
 SOON = {
@@ -78,8 +79,10 @@ GARBAGE: list[Answering] = [
 
 @pytest.mark.parametrize("answer", GARBAGE, ids=["nothing", "garbage", "cut", "503", "429"])
 def test_spans_arrive_once_a_backend_that_answered_badly_comes_to_its_senses(
-    answer: Answering, engine: Engine
+    answer: Answering, engine: Engine, request: pytest.FixtureRequest
 ) -> None:
+    if engine == "official" and VERSION < (1, 45) and "429" in request.node.name:
+        pytest.skip("the SDK repeats after a 429 since 1.45")
     with faulty(answer, http_answer()) as backend, reporting(engine, backend.endpoint) as telemetry:
         handle(telemetry, 3)
         wait_until(lambda: telemetry.health().traces.exported == 3)
@@ -257,6 +260,7 @@ PRELUDE = """
 import os, signal, sys, threading, time
 from common_telemetry import TelemetryConfig, TelemetryContext
 from telemetry.pipeline import Message
+from telemetry.sdk import VERSION
 telemetry = TelemetryContext.from_config(TelemetryConfig(engine=os.environ["ENGINE"], shutdown_timeout_s=2))
 plugin = telemetry.for_plugin("sink", "1.0.0", "running")
 def handle(prefix, count=10):

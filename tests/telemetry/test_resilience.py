@@ -56,6 +56,23 @@ def test_senseless_attributes_do_not_reach_the_plugin(attributes: Any, memory: I
     assert span.attributes["plugin.name"] == "sink"
 
 
+class Unreadable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "value", [Unreadable(), [Unreadable()], {"part": (Unreadable(),)}], ids=lambda _: "value"
+)
+def test_a_value_that_cannot_be_read_is_left_out_alone(value: Any, memory: InMemoryTelemetry) -> None:
+    plugin = memory.for_plugin("sink")
+    with plugin.create_span("step", {"k": value, "other": 1}):
+        plugin.record_counter("orders", 1, {"k": value})
+        plugin.logger().info("look", extra={"k": value})
+    (span,) = memory.spans()
+    assert ("k" in span.attributes, span.attributes["other"]) == (False, 1)
+
+
 def test_an_exception_whose_text_raises_is_still_told(memory: InMemoryTelemetry) -> None:
     class UnprintableError(Exception):
         def __str__(self) -> str:

@@ -9,6 +9,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 
 from common_telemetry.environment import Protocol
 from common_telemetry.senders.settings import OtlpSettings, has_credential_provider
+from telemetry.sdk import since_1_45
 
 OTLP = "OTEL_EXPORTER_OTLP"
 
@@ -31,6 +32,7 @@ HTTP_CASES: list[dict[str, str]] = [
 ]
 
 
+@since_1_45
 @pytest.mark.parametrize("variables", HTTP_CASES, ids=str)
 def test_http_settings_mean_what_they_mean_for_the_sdk(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch

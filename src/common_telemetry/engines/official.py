@@ -84,7 +84,12 @@ class OfficialEngine(Engine):
             plugin, tracer, meter, recorder, providers.logs, self._config, self._faults, self._clock
         )
         return PluginEngine(
-            self._messages(bound), tracer, recorder, providers.logs, binder=self._binder(bound)
+            self._messages(bound),
+            tracer,
+            recorder,
+            providers.logs,
+            binder=self._binder(bound),
+            tracer_raises=self._tracer_raises(bound),
         )
 
     def _messages(self, bound: "Bound") -> MessageTelemetry:
@@ -92,6 +97,9 @@ class OfficialEngine(Engine):
 
     def _binder(self, bound: "Bound") -> Binder | None:
         return None
+
+    def _tracer_raises(self, bound: "Bound") -> bool:
+        return True
 
 
 class _Recorders:
@@ -247,6 +255,7 @@ class _Process(_Scope, ProcessScope):
         "_error_type",
         "_failure",
         "_message_id",
+        "_plugin_attributes",
         "_topic",
         "_waiting_since",
         "_with_queue_time",
@@ -265,6 +274,8 @@ class _Process(_Scope, ProcessScope):
         super().__init__(bound, opening)
         self._topic = topic
         self._message_id = message_id
+        # Measured with the plugin's status when it began, as the span has it.
+        self._plugin_attributes = bound.plugin.attributes
         self._waiting_since = waiting_since
         self._with_queue_time = with_queue_time
         self._error_type = ""
@@ -288,10 +299,6 @@ class _Process(_Scope, ProcessScope):
     def outcome(self, name: str) -> None:
         self._span.set_attribute(names.OUTCOME, name)
 
-    def _now(self) -> int:
-        # Measured from the start, so that a clock that is set in the meantime bends no duration.
-        return self._start + self._bound.clock.perf_counter_ns() - self._perf
-
     def _begin(self) -> None:
         if self._waiting_since is not None:
             self._opening.attributes[names.QUEUE_TIME_MS] = self._queue_time_ms(self._waiting_since)
@@ -304,12 +311,17 @@ class _Process(_Scope, ProcessScope):
         if error is not self._failure:
             self.fail(error)
 
+    def _measured(self) -> dict[str, AttributeValue]:
+        found = {**self._plugin_attributes, names.MESSAGE_TOPIC: self._topic}
+        if self._message_id:
+            found[names.MESSAGE_ID] = self._message_id
+        return found
+
     def _finish(self, elapsed_ns: int) -> None:
-        _measure_process(
-            self._bound, self._topic, self._message_id, self._error_type, elapsed_ns, self._context
-        )
+        attributes = self._measured()
+        _measure_process(self._bound, self._topic, attributes, self._error_type, elapsed_ns, self._context)
         if self._with_queue_time and self._waiting_since is not None:
-            attributes = _measured(self._bound.plugin, self._topic, self._message_id)
+            attributes = self._measured()
             waited = self._queue_time_ms(self._waiting_since)
             self._bound.recorder(catalogue.QUEUE_TIME)(waited, attributes, self._context)
 
@@ -475,21 +487,17 @@ def describe_failure(error: BaseException | str) -> str:
     return error if isinstance(error, str) else errors.describe(error)
 
 
-def _measured(plugin: PluginIdentity, topic: str, message_id: str) -> dict[str, AttributeValue]:
-    found = {**plugin.attributes, names.MESSAGE_TOPIC: topic}
-    if message_id:
-        found[names.MESSAGE_ID] = message_id
-    return found
-
-
 def _measure_process(
-    bound: Bound, topic: str, message_id: str, error_type: str, elapsed_ns: int, context: Context
+    bound: Bound,
+    topic: str,
+    attributes: dict[str, AttributeValue],
+    error_type: str,
+    elapsed_ns: int,
+    context: Context,
 ) -> None:
-    attributes = _measured(bound.plugin, topic, message_id)
-    if error_type:
-        attributes[names.ERROR_TYPE] = error_type
+    failed: Attributes = {names.ERROR_TYPE: error_type} if error_type else {}
     if bound.config.semconv != "otel":
-        bound.recorder(catalogue.PROCESSING_TIME)(elapsed_ns / 1e6, attributes, context)
+        bound.recorder(catalogue.PROCESSING_TIME)(elapsed_ns / 1e6, {**attributes, **failed}, context)
     if bound.config.semconv != "echo":
         del attributes[names.MESSAGE_TOPIC]
         attributes |= {
@@ -497,6 +505,7 @@ def _measure_process(
             names.OPERATION_NAME: names.PROCESS.name,
             names.DESTINATION: topic,
             names.CONSUMER_GROUP: bound.plugin.name,
+            **failed,
         }
         bound.recorder(catalogue.PROCESS_DURATION)(elapsed_ns / 1e9, attributes, context)
 

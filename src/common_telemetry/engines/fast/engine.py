@@ -39,6 +39,9 @@ class FastEngine(OfficialEngine):
 
         return binder
 
+    def _tracer_raises(self, bound: Bound) -> bool:
+        return not isinstance(bound.tracer, FastTracer)
+
 
 def _recorder(instrument: Instrument, attributes: Attributes, *, with_ids: bool) -> BoundRecorder:
     series = instrument.bind(attributes)

@@ -4,6 +4,7 @@ Source of the field numbers: opentelemetry-proto, metrics.proto. A test compares
 OpenTelemetry's own exporter writes.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from struct import pack
 from typing import Final
@@ -128,11 +129,11 @@ def histogram_point(
         (
             attributes,
             *(_HISTOGRAM_START, fixed64(start_ns), _HISTOGRAM_TIME, fixed64(now_ns)),
-            *(_HISTOGRAM_COUNT, fixed64(sum(counts)), _HISTOGRAM_SUM, double(total)),
+            *(_HISTOGRAM_COUNT, fixed64(sum(counts)), _HISTOGRAM_SUM, _double(total)),
             delimited(_HISTOGRAM_COUNTS, pack(f"<{len(counts)}Q", *counts)),
             bounds,
             _exemplars(_HISTOGRAM_EXEMPLAR, exemplars),
-            *(_HISTOGRAM_MIN, double(low), _HISTOGRAM_MAX, double(high)),
+            *(_HISTOGRAM_MIN, _double(low), _HISTOGRAM_MAX, _double(high)),
         )
     )
 
@@ -161,12 +162,12 @@ def exponential_point(
         (
             attributes,
             *(_EXPONENTIAL_START, fixed64(start_ns), _EXPONENTIAL_TIME, fixed64(now_ns)),
-            *(_EXPONENTIAL_COUNT, fixed64(count), _EXPONENTIAL_SUM, double(total)),
+            *(_EXPONENTIAL_COUNT, fixed64(count), _EXPONENTIAL_SUM, _double(total)),
             *(_EXPONENTIAL_SCALE, _signed(scale), _EXPONENTIAL_ZEROS, fixed64(zero_count)),
             delimited(_EXPONENTIAL_POSITIVE, _buckets(offset, counts)),
             delimited(_EXPONENTIAL_NEGATIVE, _buckets(0, (0,))),
             _exemplars(_EXPONENTIAL_EXEMPLAR, exemplars),
-            *(_EXPONENTIAL_MIN, double(low), _EXPONENTIAL_MAX, double(high)),
+            *(_EXPONENTIAL_MIN, _double(low), _EXPONENTIAL_MAX, _double(high)),
         )
     )
 
@@ -196,4 +197,11 @@ def _exemplar(exemplar: Exemplar) -> bytes:
 def _number(tag_of_int: bytes, tag_of_double: bytes, value: float) -> bytes:
     if isinstance(value, int) and INT64_MIN <= value <= INT64_MAX:
         return tag_of_int + pack("<q", value)
-    return tag_of_double + double(value)
+    return tag_of_double + _double(value)
+
+
+def _double(value: float) -> bytes:
+    try:
+        return double(float(value))
+    except OverflowError:  # a sum of ints, which know no bounds: as large as a sum of floats would be
+        return double(math.inf if value > 0 else -math.inf)

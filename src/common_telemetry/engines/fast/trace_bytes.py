@@ -79,11 +79,13 @@ class SpanWriter:
 
     def write(self, span: FastSpan) -> bytes:
         """The span as an item of a request. Raises nothing that a span can be the cause of."""
-        if isinstance(span, MessageSpan) and span.site is not None and self._short_way:
+        if isinstance(span, MessageSpan) and span.site is not None:
             try:
-                return wire.delimited(wire.ITEM, self._message_span(span, span.site))
+                if self._short_way:
+                    return wire.delimited(wire.ITEM, self._message_span(span, span.site))
             except (*wire.UNWRITABLE, AttributeError):
-                span.settle()  # an id that is no text, or none that UTF-8 has
+                pass  # an id that is no text, or none that UTF-8 has
+            span.settle()
         return wire.delimited(wire.ITEM, self._span(span))
 
     def _message_span(self, span: MessageSpan, site: Site) -> bytes:
