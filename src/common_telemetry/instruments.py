@@ -140,7 +140,7 @@ class Instruments:
             why = "only goes up" if kind == "counter" else "has no place for what is below 0"
             self._report("value", f"{kind} {name!r} got {value!r}, but {why}; use a gauge.")
             return None
-        # An int of 64 bits or a float: all that OTLP has. The SDK's exporter loses a whole request over others.
+        # Of 64 bits, or a float: OTLP has no others, and the SDK loses a whole request over one.
         if isinstance(value, int) and _INT64_MIN <= value <= _INT64_MAX:
             return value
         return float(value)
