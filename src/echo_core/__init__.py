@@ -6,12 +6,15 @@ from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage, Receipt
 from echo_core.plugin import Outcome, Plugin, PluginContext, ProcessingStatus
 from echo_core.roles import Filter, Router, Sink, Source, Transformer, Validator
+from echo_core.settlement import Ending, FinishedPrefix
 from echo_core.topics import TopicPattern
 
 __all__ = [
     "BaseMessage",
     "EchoCoreError",
+    "Ending",
     "Filter",
+    "FinishedPrefix",
     "Invalid",
     "Manifest",
     "Outcome",

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, TypeAlias, cast
 from echo_core.errors import Invalid, PluginError
 from echo_core.message import BaseMessage
 from echo_core.plugin import Plugin, ProcessingStatus
+from echo_core.settlement import Ending
 
 Output: TypeAlias = Any
 """Data for the plugin's first publication, or `(topic, data)`."""
@@ -176,6 +177,12 @@ class Source(Role):
                 where=_place(cls.produce),
                 fix="`yield` each output instead of returning them",
             )
+        if cls.is_told_of_settlement() and _is_async(cls.settled) == cls.blocking:
+            raise PluginError(
+                f"{cls.__name__}.settled must be of the same kind as {cls.__name__}.produce",
+                where=_place(cls.settled),
+                fix="write a plain def" if cls.blocking else "write `async def settled`",
+            )
 
     @abstractmethod
     def produce(self) -> AsyncIterator[Output] | Iterable[Output]:
@@ -183,6 +190,32 @@ class Source(Role):
 
         Ending means there is nothing more to come. A blocking source is a plain generator.
         """
+
+    def settled(self, message: BaseMessage, ending: Ending) -> Awaitable[None] | None:
+        """Override it to learn when `message`, and all that plugins made from it, has ended, and how.
+
+        `message` is one that `produce` yielded, as it was published; `ending` is the worst of all its ends.
+        Called once for each message that was accepted, one call after another, in the order in which they
+        end, while `produce` runs and after it, and before `shutdown`. Such a source is shut down after all
+        other plugins, so publish nothing in `shutdown`. After a crash nothing is called: a source that reads
+        a log acknowledges only what a `FinishedPrefix` says.
+
+        The source may have `delivery.queue_limit` messages under way, and then waits. An exception, or no
+        answer within `timeouts.message_ms`, makes it DEGRADED until a call succeeds; no call is repeated.
+        """
+        return None
+
+    @classmethod
+    def is_told_of_settlement(cls) -> bool:
+        """Whether `settled` is overridden; nothing is counted for a source that does not want to know."""
+        return cls.settled is not Source.settled
+
+    async def tell(self, message: BaseMessage, ending: Ending) -> None:
+        """Call `settled`; in a thread if the source is blocking. Called by the host."""
+        if self.blocking:
+            await self.context.run_blocking(self.settled, message, ending)
+        elif (answer := self.settled(message, ending)) is not None:
+            await answer
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
         """A source is fed nothing."""

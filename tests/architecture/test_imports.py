@@ -17,6 +17,7 @@ VOCABULARY = {
     "echo_core.message",
     "echo_core.plugin",
     "echo_core.roles",
+    "echo_core.settlement",
     "echo_core.manifest",
     "echo_core.workspace",
 }

@@ -15,6 +15,7 @@ from common_telemetry import Attributes, PluginTelemetry, TelemetryContext
 from echo_core.errors import PublishRefused
 from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage, Receipt, new_id, parent_ids
+from echo_core.runtime.settlement import Followed, Settlements
 from echo_core.runtime.statistics import Statistics
 from echo_core.runtime.turn import Turn
 from echo_core.topics import TopicSet, check_topic
@@ -172,3 +173,25 @@ class SourceContext(HostContext):
             await room
         self._turn_began = monotonic()
         return await super().publish(topic, data)
+
+
+class FollowedSourceContext(SourceContext):
+    """The door of a source that is told how its messages end."""
+
+    def __init__(self, *args: Any, settlements: Settlements, followed: Followed, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._settlements = settlements
+        self._followed = followed
+
+    async def _send(
+        self, topic: str, message_id: str, data: Any, schema: str, receipts: tuple[Receipt, ...]
+    ) -> BaseMessage:
+        await self._followed.begin()
+        root_id = receipts[0].message_id if receipts else message_id
+        self._settlements.depart(root_id)
+        message = None
+        try:
+            message = await super()._send(topic, message_id, data, schema, receipts)
+        finally:
+            self._settlements.departed(root_id, message_id, self._followed, message)
+        return message

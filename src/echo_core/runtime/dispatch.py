@@ -11,8 +11,10 @@ from echo_core.runtime.context import HostContext
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.lane import BATCH, Lane, Receive, dead_letter
 from echo_core.runtime.lanes import Sorter
+from echo_core.runtime.settlement import Settlements
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.turn import Turn
+from echo_core.settlement import Ending
 from echo_core.transports.base import Delivery, Subscription, Transport
 
 GRACE_S: Final = 1.0
@@ -29,6 +31,7 @@ class Dispatcher:
         self._dead_letters = dead_letters
         self._clock = clock
         self.turn = Turn()
+        self.settlements = Settlements()
         self._lanes: dict[PluginSlot, list[Lane]] = {}
         self._workers: dict[PluginSlot, list[asyncio.Task[None]]] = {}
 
@@ -55,7 +58,16 @@ class Dispatcher:
         # Lanes that share one queue take one message at a time, so that none sits on what another could do.
         batch = BATCH if delivery.lanes == 1 or delivery.ordering_key else 1
         lanes = [
-            Lane(slot, context, receive, self._dead_letters, self._clock, self.turn, batch=batch)
+            Lane(
+                slot,
+                context,
+                receive,
+                self._dead_letters,
+                self._clock,
+                self.turn,
+                self.settlements,
+                batch=batch,
+            )
             for receive in receivers
         ]
         for number, lane in enumerate(lanes):
@@ -94,6 +106,7 @@ class Dispatcher:
             slot.statistics.dead_lettered += len(left)
             for delivery in left:
                 await delivery.settle()
+                self.settlements.ended(delivery.message, Ending.DEAD_LETTERED)
         return len(left)
 
     async def watch(self) -> None:

@@ -13,13 +13,15 @@ from common_telemetry import TelemetryContext
 from echo_core.errors import EchoCoreError
 from echo_core.manifest import Manifest
 from echo_core.plugin import Plugin
+from echo_core.roles import Source
 from echo_core.runtime.clock import Clock, SystemClock
 from echo_core.runtime.config import effective_config
-from echo_core.runtime.context import HostContext, SourceContext
+from echo_core.runtime.context import FollowedSourceContext, HostContext, SourceContext
 from echo_core.runtime.dead_letters import DeadLetterError, DeadLetterStore
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.order import upstream_first
 from echo_core.runtime.settings import Settings
+from echo_core.runtime.settlement import Followed
 from echo_core.runtime.slot import PluginEvent, PluginSlot
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _POLITE: Final = 0.75
 """Share of the stop's deadline in which what is under way may end by itself."""
+_TELLING: Final = 0.5
+"""Share of what is left of the deadline in which sources are told how their messages ended."""
 
 
 class Host:
@@ -59,6 +63,7 @@ class Host:
         self._dispatcher = Dispatcher(transport, dead_letters, self._clock)
         self._slots: list[PluginSlot] = []
         self._supervisors: dict[PluginSlot, Supervisor] = {}
+        self._followed: dict[PluginSlot, Followed] = {}
         self._refused: dict[PluginSlot, EchoCoreError] = {}
         self._listeners: list[Callable[[PluginEvent], None]] = []
         self._stop = asyncio.Event()
@@ -95,7 +100,7 @@ class Host:
         return slot
 
     def _make_context(self, slot: PluginSlot, manifest: Manifest) -> HostContext:
-        kind = functools.partial(SourceContext, turn=self._dispatcher.turn) if slot.is_source else HostContext
+        kind = self._kind_of_context(slot, manifest)
         return kind(
             manifest,
             effective_config(manifest, self._settings, self._environ),
@@ -104,6 +109,28 @@ class Host:
             telemetry=self._telemetry,
             statistics=slot.statistics,
             threads=slot.threads,
+        )
+
+    def _kind_of_context(self, slot: PluginSlot, manifest: Manifest) -> Callable[..., HostContext]:
+        source = slot.plugin
+        if not isinstance(source, Source):
+            return HostContext
+        if not source.is_told_of_settlement():
+            return functools.partial(SourceContext, turn=self._dispatcher.turn)
+        followed = Followed(
+            slot.name,
+            source.tell,
+            manifest.delivery.queue_limit,
+            manifest.timeouts.message_ms / 1_000,
+            degrade=slot.degrade,
+            recover=slot.recover,
+        )
+        self._followed[slot] = followed
+        return functools.partial(
+            FollowedSourceContext,
+            turn=self._dispatcher.turn,
+            settlements=self._dispatcher.settlements,
+            followed=followed,
         )
 
     def events(self, callback: Callable[[PluginEvent], None]) -> None:
@@ -157,12 +184,20 @@ class Host:
         loaded = [s for s in self._supervisors.values() if s.slot.state is PluginState.LOADING]
         for supervisor in loaded:
             self._dispatcher.collect(supervisor.slot)
+        self._follow()
         await asyncio.gather(*(supervisor.init() for supervisor in loaded))
         for supervisor in loaded:
             await self._open_or_withdraw(supervisor)
         for supervisor in loaded:
             if supervisor.slot.is_source and supervisor.slot.is_live:
                 supervisor.start_source()
+
+    def _follow(self) -> None:
+        """Follow the messages of sources that want to know how they end."""
+        for followed in self._followed.values():
+            self._dispatcher.settlements.follow(followed)
+            self._transport.on_accept = self._dispatcher.settlements.accepted
+            followed.start()
 
     async def _open_or_withdraw(self, supervisor: Supervisor) -> None:
         """Feed a plugin that came up; keep what was already published to one that did not."""
@@ -190,6 +225,11 @@ class Host:
         """Return when every source is exhausted and every message has ended."""
         await asyncio.gather(*(s.source_ended() for s in self._supervisors.values()))
         await self._transport.wait_until_settled()
+        await self._told()
+
+    async def _told(self) -> None:
+        """Return when every source has been told of all that has ended."""
+        await asyncio.gather(*(followed.wait_until_told() for followed in self._followed.values()))
 
     async def _check_health(self) -> None:
         while True:
@@ -203,9 +243,16 @@ class Host:
         for supervisor in self._supervisors.values():
             await supervisor.stop_source()
         await self._patiently(self._transport.wait_until_settled(), polite)
-        for slot in upstream_first(self._slots):
-            if slot in self._supervisors:
+        slots = [slot for slot in upstream_first(self._slots) if slot in self._supervisors]
+        for slot in slots:
+            if slot not in self._followed:
                 await self._shut_down_one(self._supervisors[slot], polite, deadline)
+        # A source can acknowledge as long as it is not shut down, so these come after all that they feed.
+        self._dispatcher.settlements.abandon()
+        await self._patiently(self._told(), deadline - (1 - _TELLING) * (deadline - time.monotonic()))
+        for slot, followed in self._followed.items():
+            await followed.stop()
+            await self._shut_down_one(self._supervisors[slot], polite, deadline)
 
     async def _shut_down_one(self, supervisor: Supervisor, polite: float, deadline: float) -> None:
         slot = supervisor.slot

@@ -24,9 +24,11 @@ from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext, message_in_hand
 from echo_core.runtime.dead_letters import Attempt, DeadLetter, DeadLetterError, DeadLetterStore
 from echo_core.runtime.retry import backoff_s
+from echo_core.runtime.settlement import Settlements
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.statistics import Statistics
 from echo_core.runtime.turn import Turn
+from echo_core.settlement import Ending
 from echo_core.transports.base import Delivery
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Lane:
         dead_letters: DeadLetterStore,
         clock: Clock,
         turn: Turn,
+        settlements: Settlements,
         *,
         batch: int = BATCH,
     ) -> None:
@@ -75,6 +78,7 @@ class Lane:
         self._dead_letters = dead_letters
         self._clock = clock
         self._turn = turn
+        self._settlements = settlements
         self._statistics = slot.statistics
         self._messages = slot.telemetry.messages
         self._delivery = slot.manifest.delivery
@@ -145,6 +149,8 @@ class Lane:
                     break
                 number += 1
             await delivery.settle()
+            if self._settlements.open:
+                self._settlements.ended(message, Ending.DEAD_LETTERED if failure else _ending_of(status))
         except asyncio.CancelledError:
             self._statistics.received -= 1  # it goes back to the queue
             raise
@@ -252,6 +258,7 @@ class Lane:
         if held:
             self._statistics.received -= 1
             self._statistics = Statistics()  # what the handler may still answer is counted nowhere
+            self._settlements = Settlements()
         self._abandoned = True
         return held
 
@@ -311,6 +318,11 @@ def _handler(slot: PluginSlot, context: HostContext) -> Handler:
         return await context.run_blocking(function, topic, message)
 
     return in_thread
+
+
+def _ending_of(status: ProcessingStatus) -> Ending:
+    """How a delivery ended that did not fail."""
+    return Ending.FILTERED if status.outcome is Outcome.FILTERED else Ending.PROCESSED
 
 
 def _failure_of(error: BaseException) -> Failure:

@@ -1,0 +1,202 @@
+"""End-to-end settlement: follows a source's message, and all that is made from it, to the last end.
+
+A message and its descendants share the id of the first of them, `root_id`. For each root there is a count of
+deliveries that have not ended; the transport adds to it what it accepts, the lanes take away what ends. Only
+sources that override `settled` are followed; where there are none nothing is counted.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+from echo_core.message import BaseMessage
+from echo_core.settlement import Ending
+
+logger = logging.getLogger(__name__)
+
+_GRACE_S: Final = 1.0
+"""How long a call that is cancelled may take to end before it is left behind."""
+
+Tell: TypeAlias = Callable[[BaseMessage, Ending], Awaitable[None]]
+
+
+class Followed:
+    """A source that wants to know how its messages ended, and what it has not been told yet."""
+
+    def __init__(
+        self,
+        name: str,
+        tell: Tell,
+        limit: int,
+        timeout_s: float,
+        *,
+        degrade: Callable[[str], None],
+        recover: Callable[[str], None],
+    ) -> None:
+        self.name: Final = name
+        self._tell = tell
+        self._limit = limit
+        self._timeout_s = timeout_s
+        self._degrade = degrade
+        self._recover = recover
+        self._trouble = ""
+        self._ended: deque[tuple[BaseMessage, Ending]] = deque()
+        self._outstanding = 0
+        self._changed: asyncio.Future[None] | None = None
+        self._teller: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """One more message is on its way; waits while `limit` of them are."""
+        while self._outstanding >= self._limit:
+            await self._change()
+        self._outstanding += 1
+
+    def give_up(self) -> None:
+        """A message that had begun was not accepted; there is nothing to tell."""
+        self._outstanding -= 1
+        self._has_changed()
+
+    def end(self, message: BaseMessage, ending: Ending) -> None:
+        """The message has ended; the source will be told in its turn."""
+        self._ended.append((message, ending))
+        self._has_changed()
+
+    def start(self) -> None:
+        """Begin to tell the source of each end, one after another."""
+        self._teller = asyncio.create_task(self._run(), name=f"{self.name} settled")
+
+    async def stop(self) -> None:
+        """Tell it no more. A call that will not be cancelled is left behind."""
+        if self._teller is not None:
+            self._teller.cancel()
+            await asyncio.wait([self._teller], timeout=_GRACE_S)
+
+    async def _run(self) -> None:
+        """Until cancelled. The source's exceptions end here."""
+        while True:
+            while not self._ended:
+                await self._change()
+            message, ending = self._ended.popleft()
+            trouble = await self._call(message, ending)
+            if trouble:
+                logger.error("%s could not settle message %s: %s", self.name, message.id, trouble)
+                self._degrade(trouble)
+            elif self._trouble:
+                self._recover(self._trouble)
+            self._trouble = trouble
+            self._outstanding -= 1
+            self._has_changed()
+
+    async def _call(self, message: BaseMessage, ending: Ending) -> str:
+        """Why it did not go well, or an empty string."""
+        try:
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                await self._tell(message, ending)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return f"settled: {type(error).__name__}"
+        except (Exception, SystemExit) as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                return f"settled: no answer within {self._timeout_s:g} s (timeouts.message_ms)"
+            return f"settled: {type(error).__name__}: {error}"
+        return ""
+
+    async def wait_until_told(self) -> None:
+        """Return when the source has been told of all that it published."""
+        while self._outstanding:
+            await self._change()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
+
+    def _has_changed(self) -> None:
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
+
+
+class _Flight:
+    """A root and its descendants."""
+
+    __slots__ = ("messages", "pending", "worst")
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[Followed, BaseMessage]] = []
+        self.pending = 0
+        """Deliveries that have not ended, and publications of the source that have not returned."""
+        self.worst: Ending | None = None
+
+
+class Settlements:
+    """All that is followed in one host."""
+
+    def __init__(self) -> None:
+        self.open: Final[dict[str, _Flight]] = {}
+        """By root id. Ask whether it is empty before calling anything here: it mostly is."""
+        self._followed: dict[str, Followed] = {}
+
+    def follow(self, followed: Followed) -> None:
+        """Follow the messages of this source."""
+        self._followed[followed.name] = followed
+
+    def depart(self, root_id: str) -> None:
+        """The source begins to publish a message: its flight is not over before `departed`."""
+        self.open.setdefault(root_id, _Flight()).pending += 1
+
+    def departed(
+        self, root_id: str, message_id: str, followed: Followed, message: BaseMessage | None
+    ) -> None:
+        """`publish` has returned the message, or raised (None); it may have been accepted all the same."""
+        flight = self.open.get(root_id)
+        if flight is None:  # the host has stopped meanwhile
+            return
+        if not any(known.id == message_id for _, known in flight.messages):
+            if message is None:
+                followed.give_up()
+            else:  # by a transport that does not report what it accepts
+                flight.messages.append((followed, message))
+                flight.worst = _worse(flight.worst, Ending.ACCEPTED)
+        self._one_less(root_id, flight)
+
+    def accepted(self, message: BaseMessage, count: int) -> None:
+        """The transport has accepted it for `count` subscriptions: its `on_accept`."""
+        flight = self.open.get(message.root_id)
+        if flight is None:
+            return
+        flight.pending += count
+        followed = self._followed.get(message.source)
+        if followed is not None:
+            flight.messages.append((followed, message))
+
+    def ended(self, message: BaseMessage, ending: Ending) -> None:
+        """One delivery of the message has ended."""
+        flight = self.open.get(message.root_id)
+        if flight is not None:
+            flight.worst = _worse(flight.worst, ending)
+            self._one_less(message.root_id, flight)
+
+    def _one_less(self, root_id: str, flight: _Flight) -> None:
+        flight.pending -= 1
+        if not flight.pending:
+            del self.open[root_id]
+            self._report(flight, Ending.FILTERED if flight.worst is None else flight.worst)
+
+    @staticmethod
+    def _report(flight: _Flight, ending: Ending) -> None:
+        for followed, message in flight.messages:
+            followed.end(message, ending)
+
+    def abandon(self) -> None:
+        """The host stops, and nothing more will end: what is still open is unfinished."""
+        while self.open:
+            self._report(self.open.popitem()[1], Ending.UNFINISHED)
+
+
+def _worse(one: Ending | None, other: Ending) -> Ending:
+    return other if one is None or other > one else one
