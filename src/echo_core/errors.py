@@ -19,6 +19,7 @@ EchoCoreError
 ├── BuildError                 a plugin could not be built
 └── TransportError             the transport cannot do what was asked
     ├── TransportClosed        it is closed, or closing
+    ├── StoreError             a store of messages cannot be opened, read or written
     └── QueueFull              a bound is reached and waiting would deadlock
 """
 
@@ -190,6 +191,12 @@ class TransportError(EchoCoreError):
 
 class TransportClosed(TransportError):
     """The transport, or the subscription, is closed."""
+
+
+class StoreError(TransportError):
+    """A store of messages cannot be opened, read or written: permissions, disk, lock, or damage."""
+
+    code = "E-STORE"
 
 
 class QueueFull(TransportError):

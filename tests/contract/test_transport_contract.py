@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -13,6 +14,7 @@ from echo_core.testing import ContractBroken, RecordingTransport, async_test, tr
 from echo_core.testing.transport_contract import TRANSPORT_CHECKS, TransportCheck
 from echo_core.transports.base import Delivery, SubscriptionStatistics
 from echo_core.transports.memory import MemoryDelivery, MemorySubscription, MemoryTransport
+from echo_core.transports.urls import transport_for
 
 
 class WireTransport(MemoryTransport):
@@ -31,6 +33,12 @@ async def test_a_transport_keeps_its_promises(
     transport: type[MemoryTransport], check: TransportCheck
 ) -> None:
     await check(transport)
+
+
+@pytest.mark.parametrize("check", TRANSPORT_CHECKS, ids=lambda check: check.__name__)
+@async_test
+async def test_a_store_on_disk_keeps_them_too(tmp_path: Path, check: TransportCheck) -> None:
+    await check(lambda: transport_for("sqlite://messages.sqlite", tmp_path))
 
 
 class Broken(MemoryTransport):

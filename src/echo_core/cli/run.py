@@ -70,7 +70,7 @@ def run(
     workspace = session.workspace()
     settings = load_settings(workspace)
     plugins = choose(enabled(workspace), only, except_)
-    transport = transport_for(settings.host.transport)
+    transport = transport_for(settings.host.transport, workspace.root)
     telemetry = telemetry_for(settings)
     book = TraceBook()
     if trace:

@@ -98,8 +98,12 @@ class Dispatcher:
         left = [delivery for lane in self._lanes.pop(slot, ()) for delivery in lane.abandon()]
         if slot.subscription is not None:
             await slot.subscription.close()
+            if self._transport.capabilities.durable:
+                for delivery in reversed(left):
+                    await delivery.retry()
+                return slot.subscription.statistics().waiting
             left += await _remaining(slot.subscription)
-        if left and not self._transport.capabilities.durable:
+        if left:
             letters = [dead_letter(slot, delivery, reason=reason) for delivery in left]
             slot.statistics.received += len(left)  # unfinished, if they cannot even be kept
             await asyncio.to_thread(self._dead_letters.add, letters)

@@ -32,6 +32,10 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """`congestion` tells a source to wait before the queues that its messages fill are full."""
     reports_acceptance: bool = False
     """`on_accept` is called: a source learns how its messages ended, not only that they were accepted."""
+    accepted: str = ""
+    """What it means that `publish` returned, in a sentence; docs/durability.md has the same."""
+    settled: str = ""
+    """What it means that `settle` returned."""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):

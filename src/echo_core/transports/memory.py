@@ -252,6 +252,9 @@ class MemoryTransport(Transport):
         delayed_retry=True,
         slows_by_source=True,
         reports_acceptance=True,
+        accepted="`publish` returned, and the message is in the queue of every subscription that matched "
+        "then; it ends with the process.",
+        settled="`settle` returned, and the message does not come to that subscription again.",
     )
 
     def __init__(self) -> None:

@@ -1,0 +1,49 @@
+"""Which hosts share a store, and which of them are dead.
+
+A live host holds a lock on a file of its own beside the store: the kernel lets it go when the process
+ends, however it ends. One that lives but shows no life (stopped, or hung) is told by its row's expiry,
+which is monotonic time, the same for all processes of a machine and untouched by its calendar clock.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class HostLock:
+    """The proof that a host lives, as long as it is held."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Let it go; the file goes too."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def lock_path(store: Path, host: int) -> Path:
+    """Where the lock of that host of that store is."""
+    return store.with_name(f"{store.name}-host{host}")
+
+
+def is_alive(store: Path, host: int) -> bool:
+    """Whether a process holds that host's lock."""
+    try:
+        file = os.open(lock_path(store, host), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def forget(store: Path, host: int) -> None:
+    """Remove the lock file of a host that is dead."""
+    lock_path(store, host).unlink(missing_ok=True)

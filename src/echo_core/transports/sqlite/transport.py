@@ -1,0 +1,423 @@
+"""The transport over a store: what the event loop sees. No call here touches the disk."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, Self
+
+from echo_core.errors import MessageError, QueueFull, TransportClosed, TransportError
+from echo_core.message import BaseMessage, decode, encode
+from echo_core.topics import TopicPattern, TopicTrie, check_topic
+from echo_core.transports.base import Capabilities, Delivery, Subscription, SubscriptionStatistics, Transport
+from echo_core.transports.congestion import Congestion
+from echo_core.transports.pressure import Pressure, Room
+from echo_core.transports.sqlite.settings import StoreSettings, settings_from_url
+from echo_core.transports.sqlite.store import Claimed
+from echo_core.transports.sqlite.writer import Outcome, Publication, Writer
+
+logger = logging.getLogger(__name__)
+
+HARD_LIMIT_FACTOR: Final = 10
+_MOST_HELD: Final = 1_024
+_LEAST_HELD: Final = 64
+"""Deliveries that a subscription holds in memory; what waits beyond them stays on disk."""
+_REMEMBERED: Final = 10_000
+
+
+class SqliteDelivery(Delivery):
+    """A delivery that is a row of the store until it is settled."""
+
+    __slots__ = ("_is_ended", "_subscription", "is_settled", "seq")
+
+    def __init__(
+        self, subscription: "SqliteSubscription", seq: int, topic: str, message: BaseMessage, attempt: int
+    ) -> None:
+        self.topic = topic
+        self.message = message
+        self.attempt = attempt
+        self.seq = seq
+        """The message's place in the order of acceptance."""
+        self.is_settled = False
+        self._is_ended = False
+        self._subscription = subscription
+
+    async def settle(self) -> None:
+        if not self._is_ended:
+            self._is_ended = True
+            self.is_settled = True
+            self._subscription._settle(self.seq)
+
+    async def retry(self, delay: float = 0.0) -> None:
+        if not self._is_ended:
+            self._is_ended = True
+            self._subscription._give_back(self, delay)
+
+
+class SqliteSubscription(Subscription):
+    """A durable subscription: while nobody listens, messages wait for it on disk."""
+
+    def __init__(
+        self, transport: "SqliteTransport", name: str, patterns: Sequence[TopicPattern], queue_limit: int
+    ) -> None:
+        self.name = name
+        self.id = 0
+        self.patterns = tuple(patterns)
+        self.queue_limit = queue_limit
+        self.capacity = min(_MOST_HELD, max(_LEAST_HELD, queue_limit))
+        self._transport = transport
+        self._window: deque[Claimed | SqliteDelivery] = deque()
+        """What this host holds and has not handed out; what came back to it whole, the rest as bytes."""
+        self._on_disk = 0
+        self._in_transit = 0
+        """Given back with a delay, and not yet on disk."""
+        self._received = 0
+        self._is_closing = False
+        self._is_closed = False
+        self._receivers: list[asyncio.Future[None]] = []
+        self._room = Room()
+        self.attached: asyncio.Future[None]
+        """Done when the store knows of it. This process's publications come after that in any case."""
+
+    async def __aenter__(self) -> Self:
+        """Return when what other processes publish is collected too."""
+        await asyncio.shield(self.attached)
+        self._transport._check_sound()
+        return self
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(pattern.text for pattern in self.patterns)
+
+    async def receive(self, limit: int = 1) -> Sequence[Delivery]:
+        while True:
+            while not self._window:
+                self._transport._check_sound()
+                if self._is_closed:
+                    raise TransportClosed(f"the subscription {self.name!r} is closed")
+                receiver = asyncio.get_running_loop().create_future()
+                self._receivers.append(receiver)
+                await receiver
+            taken = self._take(limit)
+            if taken:
+                return taken
+
+    def _take(self, limit: int) -> list[SqliteDelivery]:
+        writer = self._transport._writer_or_closed()
+        window = self._window
+        taken: list[SqliteDelivery] = []
+        for _ in range(min(limit, len(window))):
+            waiting = window.popleft()
+            if isinstance(waiting, SqliteDelivery):
+                taken.append(waiting)
+            else:
+                (seq, topic, body), attempt = waiting
+                try:
+                    taken.append(SqliteDelivery(self, seq, topic, decode(body), attempt + 1))
+                except MessageError:
+                    logger.exception(
+                        "message %d for %s cannot be read, and is left in the store", seq, self.name
+                    )
+                    self._transport._changed(-1)
+        self._received += len(taken)
+        if taken:
+            writer.handed_out(self, taken)
+        self._let_publishers_go_on()
+        return taken
+
+    def statistics(self) -> SubscriptionStatistics:
+        return SubscriptionStatistics(waiting=self._waiting, unsettled=self._received)
+
+    async def close(self) -> None:
+        """What is on disk stays there, and what comes from now on too, until it is subscribed anew."""
+        if not self._is_closing:
+            self._is_closing = True
+            self._transport._forget(self)
+            await self._transport._detach(self)
+            self._is_closed = True
+            self._transport._changed(-self._on_disk)
+            self._transport._check_settled()
+            self._on_disk = 0
+            self._let_publishers_go_on()
+            self.wake()
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._window) + self._on_disk + self._in_transit
+
+    @property
+    def is_full(self) -> bool:
+        """Whether publishers should wait."""
+        return self._waiting >= self.queue_limit and not self._is_closing
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the source whose messages fill it should wait: it is half full."""
+        return self._waiting * 2 >= self.queue_limit and not self._is_closing
+
+    @property
+    def is_overflowing(self) -> bool:
+        """Whether nothing more may be accepted for it."""
+        return self._waiting >= self.queue_limit * HARD_LIMIT_FACTOR
+
+    async def wait_for_room(self) -> None:
+        """Return when the queue is no longer full, or closed."""
+        await self._room.wait_while(lambda: self.is_full)
+
+    def _let_publishers_go_on(self) -> None:
+        if self._room and not self.is_full:
+            self._room.open()
+        if self._waiting * 4 <= self.queue_limit or self._is_closing:
+            self._transport._congestion.end(self)
+
+    def _settle(self, seq: int) -> None:
+        self._transport._writer_or_closed().settle(self, seq)
+        self._received -= 1
+        self._transport._changed(-1)
+        self._transport._check_settled()
+
+    def _give_back(self, delivery: SqliteDelivery, delay: float) -> None:
+        writer = self._transport._writer_or_closed()
+        self._received -= 1
+        if delay > 0:
+            self._in_transit += 1
+            writer.delay(self, delivery.seq, delay)
+            return
+        again = SqliteDelivery(self, delivery.seq, delivery.topic, delivery.message, delivery.attempt + 1)
+        self._window.appendleft(again)
+        self.wake()
+
+    # What the writer reports, by way of the transport
+
+    def arrive(self, claimed: Sequence[Claimed]) -> None:
+        """Deliveries that this host holds from now on."""
+        self._window.extend(claimed)
+        self._transport._changed(len(claimed))
+        if self._receivers:
+            self.wake()
+
+    def returned(self) -> None:
+        """A delayed delivery has reached the disk; `count` will speak of it, or another host has it."""
+        self._in_transit -= 1
+        self._transport._changed(-1)
+
+    def count(self, on_disk: int) -> None:
+        """So many wait on disk."""
+        if not self._is_closed:
+            self._transport._changed(on_disk - self._on_disk)
+            self._on_disk = on_disk
+            self._let_publishers_go_on()
+
+    def drop(self) -> list[int]:
+        """What it holds and has not handed out is others' now; the seqs."""
+        window, self._window = self._window, deque()
+        self._transport._changed(-len(window))
+        return [each.seq if isinstance(each, SqliteDelivery) else each.message.seq for each in window]
+
+    def wake(self) -> None:
+        """All receivers: one may be cancelled before it gets here; the others look, and go on waiting."""
+        receivers, self._receivers = self._receivers, []
+        for receiver in receivers:
+            if not receiver.done():
+                receiver.set_result(None)
+
+
+class SqliteTransport(Transport):
+    """Messages in one file on disk, shared by the hosts of one machine."""
+
+    capabilities: ClassVar = Capabilities(
+        durable=True,
+        shared=True,
+        bounded_by_publisher=True,
+        delayed_retry=True,
+        slows_by_source=True,
+        reports_acceptance=True,
+        accepted="`publish` returned, and the message is on disk, for every subscription that matched then, "
+        "whether a host listens to it or not.",
+        settled="`settle` returned, and the message does not come to that subscription again, unless the "
+        "process or the machine ends before the next write, which follows at once, or others took this host "
+        "for dead before.",
+    )
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.settings = settings
+        self._writer: Writer | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._subscriptions: dict[SqliteSubscription, None] = {}
+        self._closed: dict[str, list[SqliteSubscription]] = {}
+        """By name, until there is a new one that takes what they still hold."""
+        self._routes: TopicTrie[SqliteSubscription] = TopicTrie()
+        self._subscribers: dict[str, tuple[SqliteSubscription, ...]] = {}
+        """Of topics that were published to and are in order: who hears them in this process."""
+        self._attaching = 0
+        self._unsettled = 0
+        self._all_settled: asyncio.Future[None] | None = None
+        self._pressure = Pressure()
+        self._congestion = Congestion()
+        self._broken: TransportError | None = None
+
+    async def open(self) -> None:
+        if self._writer is None:
+            self._loop = asyncio.get_running_loop()
+            writer = Writer(self.settings, self._loop, self._report)
+            await writer.start()
+            self._writer = writer
+            self._broken = None
+
+    async def close(self) -> None:
+        if self._writer is None:
+            return
+        await asyncio.gather(*(subscription.close() for subscription in list(self._subscriptions)))
+        writer, self._writer = self._writer, None
+        self._subscribers.clear()
+        await writer.stop()
+
+    async def publish(self, topic: str, message: BaseMessage) -> None:
+        subscriptions = self._subscribers.get(topic)
+        if subscriptions is None:
+            subscriptions = self._find_subscribers(topic)
+        body = encode(message)
+        for subscription in subscriptions:
+            if subscription.is_overflowing:
+                await self._wait_for_less(topic, message.source, subscription)
+        accepted = self._loop.create_future()
+        self._writer_or_closed().publish(Publication(topic, body, message, accepted))
+        await accepted
+        for subscription in subscriptions:
+            if subscription.is_crowded:
+                self._congestion.begin(subscription, message.root_source)
+            if subscription.is_full and not self._pressure.would_deadlock(subscription.name, message.source):
+                await self._pressure.wait(message.source, subscription)
+
+    async def _wait_for_less(self, topic: str, publisher: str, subscription: SqliteSubscription) -> None:
+        """A store may be left with any number of messages; only a cycle between plugins is an error."""
+        if self._pressure.would_deadlock(subscription.name, publisher):
+            raise QueueFull(
+                f"the queue of {subscription.name!r} is at its hard bound",
+                where=f"topic {topic!r}, {subscription._waiting} messages waiting",
+                why="plugins that publish to each other make more messages than they finish",
+                fix="break the cycle, publish less for each message handled, or raise delivery.queue_limit",
+            )
+        await self._pressure.wait(publisher, subscription)
+
+    def _find_subscribers(self, topic: str) -> tuple[SqliteSubscription, ...]:
+        self._writer_or_closed()
+        check_topic(topic)
+        if len(self._subscribers) >= _REMEMBERED:
+            self._subscribers.clear()
+        found = self._subscribers[topic] = self._routes.match(topic)
+        return found
+
+    def subscribe(
+        self, name: str, patterns: Sequence[str], *, queue_limit: int = 1_000
+    ) -> SqliteSubscription:
+        compiled = [TopicPattern(pattern) for pattern in patterns]
+        writer = self._writer_or_closed()
+        subscription = SqliteSubscription(self, name, compiled, queue_limit)
+        self._subscriptions[subscription] = None
+        for pattern in compiled:
+            self._routes.add(pattern, subscription)
+        self._subscribers.clear()
+        subscription.attached = self._loop.create_future()
+        subscription.attached.add_done_callback(lambda _: self._attached())
+        self._attaching += 1
+        for closed in self._closed.pop(name, ()):
+            writer.give_back(closed, closed.drop())
+        writer.attach(subscription, subscription.attached)
+        return subscription
+
+    def _attached(self) -> None:
+        self._attaching -= 1
+        self._check_settled()
+
+    async def _detach(self, subscription: SqliteSubscription) -> None:
+        if self._writer is not None:
+            detached = self._loop.create_future()
+            self._writer.detach(subscription, detached)
+            await asyncio.shield(detached)
+
+    def _forget(self, subscription: SqliteSubscription) -> None:
+        if subscription in self._subscriptions:
+            del self._subscriptions[subscription]
+            self._closed.setdefault(subscription.name, []).append(subscription)
+            self._subscribers.clear()
+            for pattern in subscription.patterns:
+                self._routes.remove(pattern, subscription)
+
+    def congestion(self, source: str) -> Awaitable[None] | None:
+        return self._congestion.wait(source)
+
+    def unsettled(self) -> int:
+        return self._unsettled
+
+    async def wait_until_settled(self) -> None:
+        while self._unsettled or self._attaching:
+            self._check_sound()
+            if self._all_settled is None or self._all_settled.done():
+                self._all_settled = self._loop.create_future()
+            await asyncio.shield(self._all_settled)
+
+    def _changed(self, by: int) -> None:
+        """So many more deliveries are unsettled."""
+        self._unsettled += by
+
+    def _check_settled(self) -> None:
+        if self._all_settled is not None and not self._unsettled and not self._attaching:
+            if not self._all_settled.done():
+                self._all_settled.set_result(None)
+            self._all_settled = None
+
+    def _writer_or_closed(self) -> Writer:
+        if self._writer is None:
+            raise TransportClosed(
+                "the sqlite transport is closed",
+                where=str(self.settings.path),
+                fix="open it, or publish earlier",
+            )
+        self._check_sound()
+        return self._writer
+
+    def _check_sound(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    def _report(self, outcome: Outcome) -> None:
+        """Called on the loop after each transaction."""
+        if outcome.is_lease_lost:
+            for subscription in self._subscriptions:
+                subscription.drop()
+        if self.on_accept is not None:
+            for publication in outcome.accepted:
+                self.on_accept(publication.message, len(self._routes.match(publication.topic)))
+        for reader, claimed in outcome.arrivals:
+            reader.arrive(claimed)
+        for reader, count in outcome.on_disk:
+            reader.count(count)
+        for reader in outcome.returned:
+            reader.returned()
+        for publication in outcome.accepted:
+            if not publication.accepted.done():
+                publication.accepted.set_result(None)
+        for answer, result in outcome.answers:
+            if not answer.done():
+                answer.set_result(result)
+        for answer, error in outcome.refused:
+            if not answer.done():
+                answer.set_exception(error)
+        if outcome.broken is not None:
+            self._break(outcome.broken)
+        self._check_settled()
+
+    def _break(self, error: TransportError) -> None:
+        """Whoever waits for something hears that it will not come."""
+        self._broken = error
+        for subscription in list(self._subscriptions):
+            subscription.wake()
+        if self._all_settled is not None and not self._all_settled.done():
+            self._all_settled.set_result(None)
+
+
+def open_from_url(url: str, folder: Path | None = None) -> SqliteTransport:
+    """The transport that a `sqlite://` URL means; raises `SettingsError` for what it cannot mean."""
+    return SqliteTransport(settings_from_url(url, folder))
