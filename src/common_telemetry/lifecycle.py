@@ -3,20 +3,29 @@
 import logging
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from common_telemetry import catalogue, propagation
-from common_telemetry.attributes import ERROR_TYPE, EVENT, RESULT, AttributeValue, PluginIdentity
+from common_telemetry.attributes import (
+    ERROR_TYPE,
+    EVENT,
+    PREVIOUS_STATUS,
+    REASON,
+    RESULT,
+    AttributeValue,
+    PluginIdentity,
+)
 from common_telemetry.engine import Clock, PluginEngine
 from common_telemetry.errors import describe, error_type, exception_attributes
 from common_telemetry.health import Faults
 from common_telemetry.propagation import Current
 
-_DURATIONS = {"init": catalogue.INIT_DURATION, "shutdown": catalogue.SHUTDOWN_DURATION}
+STATE_CHANGE: Final = "state_change"
+_DURATIONS: Final = {"init": catalogue.INIT_DURATION, "shutdown": catalogue.SHUTDOWN_DURATION}
 
 
 class LifecycleScope:
@@ -111,4 +120,24 @@ class LifecycleScope:
         # Telemetry never fails a plugin.
         return self._faults.guard(
             "lifecycle", f"plugin {self._plugin.name!r}: {self._event!r} is not reported"
+        )
+
+
+def report_state(
+    engine: PluginEngine, plugin: PluginIdentity, faults: Faults, previous: str, reason: str, *, failed: bool
+) -> None:
+    """The plugin has its present status instead of `previous`: a count of the event, and a log record."""
+    with faults.guard("lifecycle", f"plugin {plugin.name!r}: its change of state is not reported"):
+        result = "failure" if failed else "ok"
+        outcome = {**plugin.attributes, EVENT: STATE_CHANGE, RESULT: result}
+        engine.recorder(catalogue.LIFECYCLE_EVENTS)(1, outcome, Context())
+        because = f": {reason}" if reason else ""
+        engine.logs.emit(
+            plugin.scope,
+            plugin.version,
+            logging.ERROR if failed else logging.WARNING if reason else logging.INFO,
+            f"plugin {plugin.name} {plugin.version}: {previous} -> {plugin.status}{because}",
+            {**outcome, PREVIOUS_STATUS: previous, REASON: reason},
+            context=Context(),
+            event_name=f"plugin.lifecycle.{STATE_CHANGE}",
         )

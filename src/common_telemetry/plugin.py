@@ -12,7 +12,7 @@ from common_telemetry.engines.fast.bounded import clean
 from common_telemetry.errors import describe
 from common_telemetry.health import Faults
 from common_telemetry.instruments import Instruments
-from common_telemetry.lifecycle import LifecycleScope
+from common_telemetry.lifecycle import LifecycleScope, report_state
 from common_telemetry.logs import PluginLogging
 from common_telemetry.messages import MessageTelemetry
 from common_telemetry.propagation import current
@@ -120,6 +120,11 @@ class PluginTelemetry:
     def lifecycle(self, event: str) -> LifecycleScope:
         """A `with` block around init, shutdown, health_check or another event of the plugin's life."""
         return LifecycleScope(event, self._engine, self._plugin, self._clock, self._faults)
+
+    def state_changed(self, status: str, reason: str = "", *, failed: bool = False) -> None:
+        """plugin.status on everything from now on; the change is counted and logged, with its reason."""
+        previous, self._plugin.status = self._plugin.status, status
+        report_state(self._engine, self._plugin, self._faults, previous, reason, failed=failed)
 
     def _can_be_read(self, span: str, key: str, value: object) -> bool:
         try:

@@ -17,6 +17,8 @@ EchoCoreError
 ├── NotFound                   no such plugin, version, topic or message
 ├── LibraryError               a built library is missing, damaged or modified
 ├── BuildError                 a plugin could not be built
+├── HostStopping               the host makes no changes any more, or not yet
+├── ChangeRefused              the plugin is not in a state for that
 └── TransportError             the transport cannot do what was asked
     ├── TransportClosed        it is closed, or closing
     ├── StoreError             a store of messages cannot be opened, read or written
@@ -181,6 +183,19 @@ class BuildError(EchoCoreError):
     """A plugin could not be built; nothing was written to the libraries."""
 
     code = "E-BUILD"
+
+
+class HostStopping(EchoCoreError):
+    """The host is starting or stopping, and makes no changes to its plugins."""
+
+    code = "E-STOPPING"
+
+
+class ChangeRefused(EchoCoreError):
+    """The plugin is not in a state in which that can be done to it; it is as it was."""
+
+    code = "E-STATE"
+    exit_code = 4
 
 
 class TransportError(EchoCoreError):

@@ -194,7 +194,7 @@ def test_a_misspelt_plugin_is_not_found_before_anything_starts(run: Run) -> None
 
 def test_with_no_plugin_activated_there_is_nothing_to_run(tmp_path: Path, run: Run) -> None:
     empty = init(tmp_path / "empty")
-    done = run("run", "--project", str(empty.root))
+    done = run("run", "--until-idle", "--project", str(empty.root))
     assert done.returncode == 3
     assert "echo-core activate NAME" in done.stderr
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from echo_core.manifest import Manifest, parse
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.host import Host
+from echo_core.runtime.offer import Offer
 from echo_core.runtime.settings import HostSettings, Settings
 from echo_core.runtime.slot import PluginEvent
 from echo_core.runtime.statistics import PluginSnapshot
@@ -126,3 +128,22 @@ class World:
 
 WORLDS: list[World] = []
 """Those of the current test; its fixture closes them."""
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[Host]:
+    """The world's host, started; stopped in good order at the end of the block."""
+    run = asyncio.create_task(world.run(until_idle=False))
+    started = asyncio.create_task(world.host.started())
+    await asyncio.wait([run, started], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield world.host
+    finally:
+        world.host.request_stop()
+        await run
+        started.cancel()
+
+
+def offer(plugin: Plugin | Callable[[], Plugin], of: Manifest, **more: Any) -> Offer:
+    """A plugin to bring to a host that runs."""
+    return Offer(manifest=of, load=plugin if callable(plugin) else lambda: plugin, **more)

@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
-from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
 from echo_core.cli.progress import ABORTING, RUNNING, STOPPING, Progress
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot
 
+logger = logging.getLogger(__name__)
+
+Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""Something that runs as long as the host does."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -81,19 +86,34 @@ class Stopper:
                 loop.remove_signal_handler(number)
 
 
-async def drive(host: Drivable, progress: Progress, *, until_idle: bool) -> tuple[HostSnapshot, bool]:
-    """Run the host to its end and show it; its final numbers, and whether a second signal cut it short."""
+async def drive(
+    host: Drivable, progress: Progress, *, until_idle: bool, beside: Sequence[Service] = ()
+) -> tuple[HostSnapshot, bool]:
+    """Run the host to its end and show it; its final numbers, and whether a second signal cut it short.
+
+    What runs `beside` it is cancelled when the host has ended; if it fails, the host runs on, and it is said.
+    """
     stopper = Stopper(host, progress)
     host.events(lambda event: progress.moved(event.name, event.version, event.state, event.reason))
     with stopper.installed():
         progress.say(RUNNING)
-        showing = asyncio.create_task(_show(host, progress), name="progress")
+        tasks = [asyncio.create_task(_show(host, progress), name="progress")]
+        tasks += [asyncio.create_task(_attend(service), name=service.__qualname__) for service in beside]
         try:
             return await host.run(until_idle=until_idle), stopper.aborted
         finally:
-            showing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await showing
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+
+async def _attend(service: Service) -> None:
+    try:
+        await service()
+    except Exception:  # a fault of ours; the plugins must not suffer from it
+        logger.exception("%s ended; the plugins run on without it", service.__qualname__)
 
 
 async def _show(host: Drivable, progress: Progress) -> None:

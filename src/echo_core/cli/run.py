@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from common_telemetry import TelemetryConfig, TelemetryConfigError, TelemetryContext, set_global_telemetry
 from echo_core.cli.app import Interrupted
 from echo_core.cli.arguments import plugin_names
-from echo_core.cli.drive import drive
+from echo_core.cli.drive import Service, drive
 from echo_core.cli.ending import leave, run_loop
 from echo_core.cli.output import printable, to_builtins
 from echo_core.cli.progress import progress_for
@@ -23,16 +23,14 @@ from echo_core.cli.session import SessionArgument
 from echo_core.cli.summary import summarize, summary_text
 from echo_core.cli.trace_tree import TraceBook, render_trace
 from echo_core.errors import NotFound, SettingsError
-from echo_core.plugin import Plugin
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.host import Host
-from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.libraries.store import Store
-from echo_core.runtime.loader import LoadedPlugin, load
+from echo_core.runtime.offer import offer_of
+from echo_core.runtime.reconcile import Reconciler
 from echo_core.runtime.registry import Enabled, enabled
 from echo_core.runtime.settings import Settings, load_settings
 from echo_core.transports.urls import transport_for
-from echo_core.workspace import Workspace
 
 _SHOWN_OTHERWISE: Final = "echo_core.runtime.slot"
 """Logs the plugins' moves, which the progress shows already."""
@@ -64,18 +62,21 @@ def run(
     """Run the activated plugins.
 
     Until Ctrl-C or SIGTERM: the first finishes what is under way, the second stops at once (exit code 130).
+    What is activated or deactivated meanwhile comes and goes, and the others run on.
     The exit code is 1 when a plugin failed, or a message was dead-lettered or left undone.
     For example: echo-core run --until-idle
     """
     workspace = session.workspace()
     settings = load_settings(workspace)
-    plugins = choose(enabled(workspace), only, except_)
+    plugins = choose(enabled(workspace), only, except_, may_be_none=not until_idle)
     transport = transport_for(settings.host.transport, workspace.root)
     telemetry = telemetry_for(settings)
     book = TraceBook()
     if trace:
         telemetry.tap(book)
     _log_to_stderr()
+    store = Store(workspace.state)
+    beside: list[Service] = []
     try:
         set_global_telemetry(telemetry)
         telemetry.install_globals()
@@ -86,9 +87,18 @@ def run(
             dead_letters=DeadLetterStore(workspace.state / FILE_NAME),
         )
         with progress_for(session.out, plain=plain) as progress:
-            add_plugins(host, plugins, workspace)
+            add_plugins(host, plugins, store)
+            if not until_idle:
+                reconciler = Reconciler(
+                    host,
+                    workspace,
+                    store,
+                    known=plugins,
+                    includes=lambda name: _is_chosen(name, only, except_),
+                )
+                beside.append(reconciler.watch)
             (snapshot, aborted), left = run_loop(
-                drive(host, progress, until_idle=until_idle), _loop_factory()
+                drive(host, progress, until_idle=until_idle, beside=beside), _loop_factory()
             )
         summary = summarize(snapshot)
         tree = render_trace(book.widest()) if trace else []
@@ -103,7 +113,9 @@ def run(
     return code
 
 
-def choose(entries: Sequence[Enabled], only: Sequence[str], except_: Sequence[str]) -> list[Enabled]:
+def choose(
+    entries: Sequence[Enabled], only: Sequence[str], except_: Sequence[str], *, may_be_none: bool = False
+) -> list[Enabled]:
     """The entries to run; raises `NotFound` for a name that is not activated, and when none is left."""
     names = [entry.name for entry in entries]
     for name in (*only, *except_):
@@ -111,44 +123,24 @@ def choose(entries: Sequence[Enabled], only: Sequence[str], except_: Sequence[st
             near = difflib.get_close_matches(name, names, n=1)
             fix = f"did you mean {near[0]!r}?" if near else f"echo-core activate {name}"
             raise NotFound(f"no plugin {name!r} is activated", fix=fix)
-    chosen = [entry for entry in entries if (not only or entry.name in only) and entry.name not in except_]
-    if not chosen:
+    chosen = [entry for entry in entries if _is_chosen(entry.name, only, except_)]
+    if not chosen and not may_be_none:
         why = "--only and --except leave none" if entries else "core/plugins/enabled is empty"
         raise NotFound("no plugin to run", why=why, fix="echo-core list, then echo-core activate NAME")
     return chosen
 
 
-def add_plugins(host: Host, entries: Iterable[Enabled], workspace: Workspace) -> None:
+def _is_chosen(name: str, only: Sequence[str], except_: Sequence[str]) -> bool:
+    return (not only or name in only) and name not in except_
+
+
+def add_plugins(host: Host, entries: Iterable[Enabled], store: Store) -> None:
     """Give the host each plugin, or the reason why there is none."""
-    store = Store(workspace.state)
     for entry in entries:
         if entry.library is not None:
-            source = _FromLibrary(entry.library, store)
-            host.add(
-                entry.library.manifest,
-                source.load,
-                build_type=entry.library.build_type,
-                unload=source.unload,
-            )
+            host.offer(offer_of(entry.library, store))
         elif entry.error is not None:
             host.refuse(entry.name, entry.error)
-
-
-class _FromLibrary:
-    """Makes a plugin from its library when the host asks for it."""
-
-    def __init__(self, library: Library, store: Store) -> None:
-        self._library = library
-        self._store = store
-        self._loaded: LoadedPlugin | None = None
-
-    def load(self) -> Plugin:
-        self._loaded = load(self._library, self._store)
-        return self._loaded.plugin
-
-    def unload(self) -> None:
-        if self._loaded is not None:
-            self._loaded.unload()
 
 
 def check_settings(settings: Settings) -> None:

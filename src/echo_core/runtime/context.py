@@ -4,12 +4,12 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from common_telemetry import Attributes, PluginTelemetry, TelemetryContext
 from echo_core.errors import PublishRefused
@@ -27,10 +27,29 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+Accept: TypeAlias = Callable[[str, BaseMessage], Awaitable[None]]
 _REMEMBERED: Final = 10_000
 
 message_in_hand: Final[ContextVar[BaseMessage | None]] = ContextVar("message_in_hand", default=None)
 """The message that is being handled here; what is published meanwhile is made from it."""
+
+
+class Gate:
+    """Where publications wait, until it is opened."""
+
+    def __init__(self, accept: Accept) -> None:
+        self._accept = accept
+        self._opened = asyncio.Event()
+
+    async def publish(self, topic: str, message: BaseMessage) -> None:
+        """As `Transport.publish`, once it is open."""
+        await self._opened.wait()
+        await self._accept(topic, message)
+
+    def open(self) -> Accept:
+        """Let those that wait pass; where all others may go without coming here."""
+        self._opened.set()
+        return self._accept
 
 
 class HostContext:
@@ -55,6 +74,8 @@ class HostContext:
         self.transport = transport
         self.telemetry = telemetry
         self.statistics = statistics or Statistics()
+        self._accept: Accept = transport.publish
+        self._gate: Gate | None = None
         self.publishing = 0
         """Publications that wait to be accepted; the time they take is not the handler's."""
         self._plugin_telemetry = plugin_telemetry
@@ -62,6 +83,18 @@ class HostContext:
         self._allowed = TopicSet(manifest.publications)
         self._allowed_topics: set[str] = set()
         self._threads = threads
+
+    def hold(self) -> None:
+        """Let publications wait until `release`."""
+        if self._gate is None:
+            self._gate = Gate(self._accept)
+            self._accept = self._gate.publish
+
+    def release(self) -> None:
+        """Let those that wait go on, and all later ones pass."""
+        if self._gate is not None:
+            self._accept = self._gate.open()
+            self._gate = None
 
     def publish(self, topic: str, data: Any) -> Coroutine[Any, Any, BaseMessage]:
         """See `PluginContext.publish`. What it refuses is raised by the call, the rest by awaiting it."""
@@ -98,7 +131,7 @@ class HostContext:
             )
             self.publishing += 1
             try:
-                await self.transport.publish(topic, message)
+                await self._accept(topic, message)
             except BaseException as error:
                 scope.fail(error)
                 raise

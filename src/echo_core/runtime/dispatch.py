@@ -1,8 +1,10 @@
 """Feeds plugins: opens their lanes, holds their deadlines, and accounts for what is left when they stop."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from echo_core.errors import TransportClosed
@@ -10,7 +12,7 @@ from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.lane import BATCH, Lane, Receive, dead_letter
-from echo_core.runtime.lanes import Sorter
+from echo_core.runtime.lanes import Backlog, Sorter
 from echo_core.runtime.settlement import Settlements
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.turn import Turn
@@ -23,6 +25,15 @@ _TICK_S: Final = 0.05
 """How often handlers are held against their deadlines."""
 
 
+@dataclass(slots=True)
+class _Feeding:
+    """What feeds one plugin: a task for each lane, and one for the sorter."""
+
+    lanes: Sequence[Lane]
+    workers: Sequence[asyncio.Task[None]]
+    sorter: Sorter | None = None
+
+
 class Dispatcher:
     """The lanes of all plugins of one host."""
 
@@ -32,8 +43,7 @@ class Dispatcher:
         self._clock = clock
         self.turn = Turn()
         self.settlements = Settlements()
-        self._lanes: dict[PluginSlot, list[Lane]] = {}
-        self._workers: dict[PluginSlot, list[asyncio.Task[None]]] = {}
+        self._feeding: dict[PluginSlot, _Feeding] = {}
 
     def collect(self, slot: PluginSlot) -> None:
         """Subscribe the plugin: messages wait for it from now on."""
@@ -43,16 +53,46 @@ class Dispatcher:
                 slot.name, slot.manifest.subscriptions, queue_limit=slot.manifest.delivery.queue_limit
             )
 
-    def feed(self, slot: PluginSlot, context: HostContext, lost: Callable[[BaseException], None]) -> None:
-        """Open the plugin's lanes. `lost` hears of an error of ours that ended one of them."""
+    def follow(self, slot: PluginSlot) -> None:
+        """Follow the messages of a source that wants to know how they end; without effect on others."""
+        if slot.followed is not None:
+            self.settlements.follow(slot.followed)
+            self._transport.on_accept = self.settlements.accepted
+            slot.followed.start()
+
+    async def unfollow(self, slot: PluginSlot, seconds: float) -> None:
+        """Tell the source of all that it published, for at most `seconds`, and of nothing more."""
+        if slot.followed is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await slot.followed.wait_until_told()
+            await slot.followed.stop()
+            self.settlements.unfollow(slot.followed)
+
+    def feed(
+        self,
+        slot: PluginSlot,
+        context: HostContext,
+        lost: Callable[[BaseException], None],
+        receive: Receive | None = None,
+    ) -> None:
+        """Open the plugin's lanes on its subscription, or on `receive`, after what rests from before.
+
+        `lost` hears of an error of ours that ended one of them.
+        """
         assert slot.manifest is not None
-        if slot.subscription is None:
-            return
+        if receive is None:
+            if slot.subscription is None:
+                return
+            receive = slot.subscription.receive
+        if slot.resting:
+            receive = Backlog(slot.resting, receive).receive
         delivery = slot.manifest.delivery
         workers: list[asyncio.Task[None]] = []
-        receivers: Sequence[Receive] = [slot.subscription.receive] * delivery.lanes
+        receivers: Sequence[Receive] = [receive] * delivery.lanes
+        sorter = None
         if delivery.lanes > 1 and delivery.ordering_key:
-            sorter = Sorter(slot.subscription, delivery.ordering_key, delivery.lanes, delivery.queue_limit)
+            sorter = Sorter(receive, delivery.ordering_key, delivery.lanes, delivery.queue_limit)
             receivers = sorter.receivers
             workers.append(asyncio.create_task(sorter.run(), name=f"{slot.name} sorter"))
         # Lanes that share one queue take one message at a time, so that none sits on what another could do.
@@ -74,28 +114,63 @@ class Dispatcher:
             workers.append(asyncio.create_task(lane.run(), name=f"{slot.name} lane {number}"))
         for worker in workers:
             worker.add_done_callback(lambda task: _report(task, lost))
-        self._lanes[slot] = lanes
-        self._workers[slot] = workers
+        self._feeding[slot] = _Feeding(lanes, workers, sorter)
 
-    async def finish(self, slot: PluginSlot) -> None:
-        """Take nothing new for the plugin, and return when all that it has is ended."""
+    async def rest(self, slot: PluginSlot, seconds: float) -> None:
+        """Close the plugin's lanes: what is in hand is ended, all else rests until it is fed again.
+
+        After `seconds` also what is in hand is cancelled, and rests.
+        """
+        feeding = self._feeding.get(slot)
+        if feeding is None:
+            return
+        not_begun = [delivery for lane in feeding.lanes for delivery in lane.leave()]
+        if feeding.sorter is not None:
+            not_begun += feeding.sorter.leave()
+            feeding.workers[0].cancel()
+        slot.resting.extendleft(reversed(not_begun))
+        _, late = await asyncio.wait(feeding.workers, timeout=seconds)
+        for worker in late:
+            worker.cancel()
+        if late:
+            await asyncio.wait(late, timeout=GRACE_S)
+        del self._feeding[slot]
+        in_hand = [delivery for lane in feeding.lanes for delivery in lane.abandon()]
+        slot.resting.extendleft(reversed(in_hand))
+
+    def hand_over(self, old: PluginSlot, new: PluginSlot) -> None:
+        """Give the queue of a plugin that rests to another one, with what rests."""
+        new.subscription, old.subscription = old.subscription, None
+        new.resting.extend(old.resting)
+        old.resting.clear()
+
+    async def succeed(self, old: PluginSlot, new: PluginSlot) -> None:
+        """From one moment on, collect for the new plugin and no longer for the old one."""
+        if old.subscription is not None:
+            await old.subscription.close()
+        self.collect(new)
+
+    async def finish(self, slot: PluginSlot, seconds: float | None = None) -> None:
+        """Take nothing new for the plugin, and return when all that it has is ended, or after `seconds`."""
         if slot.subscription is not None:
             await slot.subscription.close()
-        workers = self._workers.get(slot)
-        if workers:
-            await asyncio.wait(workers)  # unlike gather, it leaves them alone when it is cancelled
+        feeding = self._feeding.get(slot)
+        if feeding is not None:  # unlike gather, wait leaves them alone when it is cancelled
+            await asyncio.wait(feeding.workers, timeout=seconds)
 
     async def withdraw(self, slot: PluginSlot, reason: str) -> int:
         """End the lanes now. What they had not ended is kept as dead letters, unless the transport keeps it.
 
         Returns how many messages were left. A handler that will not be cancelled is left behind.
         """
-        workers = self._workers.pop(slot, [])
-        for worker in workers:
+        feeding = self._feeding.pop(slot, _Feeding((), ()))
+        for worker in feeding.workers:
             worker.cancel()
-        if workers:
-            await asyncio.wait(workers, timeout=GRACE_S)
-        left = [delivery for lane in self._lanes.pop(slot, ()) for delivery in lane.abandon()]
+        if feeding.workers:
+            await asyncio.wait(feeding.workers, timeout=GRACE_S)
+        left = [delivery for lane in feeding.lanes for delivery in lane.abandon()]
+        left += slot.resting
+        slot.resting.clear()
         if slot.subscription is not None:
             await slot.subscription.close()
             if self._transport.capabilities.durable:
@@ -118,8 +193,8 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
-            for lanes in self._lanes.values():
-                for lane in lanes:
+            for feeding in self._feeding.values():
+                for lane in feeding.lanes:
                     lane.check(now, _TICK_S)
 
 

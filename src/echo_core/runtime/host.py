@@ -14,17 +14,22 @@ from echo_core.errors import EchoCoreError
 from echo_core.manifest import Manifest
 from echo_core.plugin import Plugin
 from echo_core.roles import Source
+from echo_core.runtime.activation import Activation
+from echo_core.runtime.changes import Changes
 from echo_core.runtime.clock import Clock, SystemClock
 from echo_core.runtime.config import effective_config
 from echo_core.runtime.context import FollowedSourceContext, HostContext, SourceContext
-from echo_core.runtime.dead_letters import DeadLetterError, DeadLetterStore
+from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.dispatch import Dispatcher
+from echo_core.runtime.history import History
+from echo_core.runtime.offer import Offer
 from echo_core.runtime.order import upstream_first
+from echo_core.runtime.roster import Roster
 from echo_core.runtime.settings import Settings
 from echo_core.runtime.settlement import Followed
 from echo_core.runtime.slot import PluginEvent, PluginSlot
 from echo_core.runtime.states import PluginState
-from echo_core.runtime.statistics import HostSnapshot
+from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 from echo_core.runtime.supervisor import Supervisor
 from echo_core.transports.base import Transport
 
@@ -37,7 +42,7 @@ _TELLING: Final = 0.5
 
 
 class Host:
-    """Runs plugins on a transport: `add` them, then `run` once.
+    """Runs plugins on a transport: `add` them, then `run` once; meanwhile they may come and go.
 
     Start: load, subscribe, `init` (all at once, each under its deadline), then the sources. Stop: the
     sources, then what is queued, then each plugin after those that feed it. A plugin that fails at any
@@ -61,11 +66,14 @@ class Host:
         self._clock = clock or SystemClock()
         self._environ = environ
         self._dispatcher = Dispatcher(transport, dead_letters, self._clock)
-        self._slots: list[PluginSlot] = []
-        self._supervisors: dict[PluginSlot, Supervisor] = {}
-        self._followed: dict[PluginSlot, Followed] = {}
+        self._roster = Roster()
+        self._changes = Changes()
+        self._activation = Activation(self._roster, self._dispatcher, settings.host, self._supervise)
         self._refused: dict[PluginSlot, EchoCoreError] = {}
-        self._listeners: list[Callable[[PluginEvent], None]] = []
+        self.history = History()
+        """Every move of a plugin from state to state, as far back as there is room."""
+        self._listeners: list[Callable[[PluginEvent], None]] = [self.history.record]
+        self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self._abort = asyncio.Event()
         self._began = time.monotonic()
@@ -79,25 +87,61 @@ class Host:
         unload: Callable[[], None] = lambda: None,
     ) -> None:
         """Run this plugin too. `load` makes the instance (it may import, and raise); `unload` undoes it."""
-        slot = self._new_slot(manifest.name, manifest, build_type)
-        slot.unload = unload
-        self._supervisors[slot] = Supervisor(slot, manifest, load, self._make_context)
+        self.offer(Offer(manifest=manifest, load=load, unload=unload, build_type=build_type))
+
+    def offer(self, offer: Offer) -> None:
+        """Run this plugin too; before `run`."""
+        self._supervise(offer)
 
     def refuse(self, name: str, error: EchoCoreError, *, build_type: str = "") -> None:
-        """Show this plugin as FAILED: there is not even something to load."""
-        self._refused[self._new_slot(name, None, build_type)] = error
+        """Show this plugin as FAILED: there is not even something to load. Before `run`."""
+        slot = self._new_slot(name, None, build_type)
+        self._roster.add(slot)
+        self._refused[slot] = error
 
-    def _new_slot(self, name: str, manifest: Manifest | None, build_type: str) -> PluginSlot:
+    async def activate(self, offer: Offer) -> None:
+        """Run this plugin from now on; one of the same name serves until this one is ready.
+
+        Raises `PluginInitError` when it does not come up (then what ran before runs on), `HostStopping`
+        before `started` and after a stop was requested.
+        """
+        await self._changes.make(offer.manifest.name, self._activation.activate(offer))
+
+    async def deactivate(self, name: str) -> None:
+        """Drain this plugin, and take it down. Raises `NotFound`, `HostStopping`."""
+        await self._changes.make(name, self._activation.deactivate(name))
+
+    async def pause(self, name: str) -> None:
+        """Let this plugin's messages wait. Raises `NotFound`, `ChangeRefused`, `HostStopping`."""
+        await self._changes.make(name, self._activation.pause(name))
+
+    async def resume(self, name: str) -> None:
+        """Go on after `pause`. Raises `NotFound`, `ChangeRefused`, `HostStopping`."""
+        await self._changes.make(name, self._activation.resume(name))
+
+    async def started(self) -> None:
+        """Return when all that were added came up, or failed: from now on they may come and go."""
+        await self._started.wait()
+
+    def _supervise(self, offer: Offer) -> Supervisor:
+        slot = self._new_slot(offer.manifest.name, offer.manifest, offer.build_type, offer.digest)
+        slot.unload = offer.unload
+        supervisor = Supervisor(slot, offer.manifest, offer.load, self._make_context)
+        self._roster.add(slot, supervisor)
+        return supervisor
+
+    def _new_slot(
+        self, name: str, manifest: Manifest | None, build_type: str, digest: str = ""
+    ) -> PluginSlot:
         version = manifest.version if manifest else ""
-        slot = PluginSlot(
+        return PluginSlot(
             name=name,
             build_type=build_type,
             manifest=manifest,
+            digest=digest,
             telemetry=self._telemetry.for_plugin(name, version, PluginState.LOADING.value),
             report=self._report,
         )
-        self._slots.append(slot)
-        return slot
 
     def _make_context(self, slot: PluginSlot, manifest: Manifest) -> HostContext:
         kind = self._kind_of_context(slot, manifest)
@@ -125,7 +169,7 @@ class Host:
             degrade=slot.degrade,
             recover=slot.recover,
         )
-        self._followed[slot] = followed
+        slot.followed = followed
         return functools.partial(
             FollowedSourceContext,
             turn=self._dispatcher.turn,
@@ -143,8 +187,12 @@ class Host:
 
     def snapshot(self) -> HostSnapshot:
         """The numbers of this moment; safe at any time."""
-        plugins = tuple(slot.snapshot() for slot in self._slots)
-        return HostSnapshot(uptime_s=time.monotonic() - self._began, plugins=plugins)
+        return HostSnapshot(uptime_s=time.monotonic() - self._began, plugins=self._roster.snapshot())
+
+    def plugin(self, name: str) -> PluginSnapshot | None:
+        """The plugin that goes by this name; None if there is none. Safe at any time."""
+        slot = self._roster.named(name)
+        return slot.snapshot() if slot is not None else None
 
     def request_stop(self) -> None:
         """Stop in good order; returns at once. For a signal handler on the loop."""
@@ -169,6 +217,7 @@ class Host:
             await self._unless_stopped(self._start())
             await self._unless_stopped(self._idle() if until_idle else asyncio.Event().wait())
         finally:
+            await self._changes.close()
             await _cancelled(health)
             await self._shut_down()
             await _cancelled(watch)
@@ -179,96 +228,73 @@ class Host:
     async def _start(self) -> None:
         for slot, error in self._refused.items():
             slot.move_to(PluginState.FAILED, str(error))
-        for supervisor in self._supervisors.values():
+        supervisors = self._roster.supervisors()
+        for supervisor in supervisors:
             await supervisor.load()
-        loaded = [s for s in self._supervisors.values() if s.slot.state is PluginState.LOADING]
+        loaded = [s for s in supervisors if s.slot.state is PluginState.LOADING]
         for supervisor in loaded:
             self._dispatcher.collect(supervisor.slot)
-        self._follow()
+            self._dispatcher.follow(supervisor.slot)
         await asyncio.gather(*(supervisor.init() for supervisor in loaded))
         for supervisor in loaded:
-            await self._open_or_withdraw(supervisor)
+            await self._activation.open(supervisor)
         for supervisor in loaded:
             if supervisor.slot.is_source and supervisor.slot.is_live:
                 supervisor.start_source()
-
-    def _follow(self) -> None:
-        """Follow the messages of sources that want to know how they end."""
-        for followed in self._followed.values():
-            self._dispatcher.settlements.follow(followed)
-            self._transport.on_accept = self._dispatcher.settlements.accepted
-            followed.start()
-
-    async def _open_or_withdraw(self, supervisor: Supervisor) -> None:
-        """Feed a plugin that came up; keep what was already published to one that did not."""
-        slot, context = supervisor.slot, supervisor.context
-        if not slot.is_live or context is None:
-            await self._withdraw(slot, f"{slot.name} did not start: {slot.reason}")
-            return
-        try:
-            self._dispatcher.feed(slot, context, lambda error: self._lane_lost(slot, error))
-        except EchoCoreError as error:
-            slot.move_to(PluginState.FAILED, str(error))
-            await self._withdraw(slot, f"{slot.name} did not start: {slot.reason}")
-
-    def _lane_lost(self, slot: PluginSlot, error: BaseException) -> None:
-        """A lane ended by an error that is not a plugin's: say so, rather than let the queue stand still."""
-        logger.error("a lane of %s ended by an error of the host", slot.name, exc_info=error)
-        if slot.is_live:
-            slot.move_to(PluginState.FAILED, f"the host failed it: {type(error).__name__}: {error}")
+        self._changes.open()
+        self._started.set()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, object]) -> None:
         """Do it; let it be when a stop is requested."""
         await _first_of(asyncio.create_task(work), asyncio.create_task(self._stop.wait()))
 
     async def _idle(self) -> None:
-        """Return when every source is exhausted and every message has ended."""
-        await asyncio.gather(*(s.source_ended() for s in self._supervisors.values()))
-        await self._transport.wait_until_settled()
-        await self._told()
+        """Return when all sources are exhausted, every message has ended, and no change began meanwhile."""
+        changes = -1
+        while changes != self._changes.begun:
+            changes = self._changes.begun
+            await self._changes.settled()
+            await asyncio.gather(*(s.source_ended() for s in self._roster.supervisors()))
+            await self._transport.wait_until_settled()
+            await self._told()
 
     async def _told(self) -> None:
         """Return when every source has been told of all that has ended."""
-        await asyncio.gather(*(followed.wait_until_told() for followed in self._followed.values()))
+        followed = [slot.followed for slot in self._roster.slots() if slot.followed is not None]
+        await asyncio.gather(*(source.wait_until_told() for source in followed))
 
     async def _check_health(self) -> None:
         while True:
             await self._clock.sleep(self._settings.host.health_interval_s)
-            await asyncio.gather(*(s.check_health() for s in self._supervisors.values()))
+            await asyncio.gather(*(s.check_health() for s in self._roster.supervisors()))
 
     async def _shut_down(self) -> None:
         """The stop: politely for three quarters of the deadline, firmly for the rest."""
         deadline = time.monotonic() + self._settings.host.shutdown_timeout_s
         polite = deadline - (1 - _POLITE) * self._settings.host.shutdown_timeout_s
-        for supervisor in self._supervisors.values():
+        for supervisor in self._roster.supervisors():
             await supervisor.stop_source()
-        await self._patiently(self._transport.wait_until_settled(), polite)
-        slots = [slot for slot in upstream_first(self._slots) if slot in self._supervisors]
-        for slot in slots:
-            if slot not in self._followed:
-                await self._shut_down_one(self._supervisors[slot], polite, deadline)
+        slots = self._roster.slots()
+        if all(slot.state is not PluginState.PAUSED for slot in slots):  # else some would never be settled
+            await self._patiently(self._transport.wait_until_settled(), polite)
+        for slot in upstream_first([slot for slot in slots if slot.followed is None]):
+            await self._shut_down_one(slot, polite, deadline)
         # A source can acknowledge as long as it is not shut down, so these come after all that they feed.
         self._dispatcher.settlements.abandon()
         await self._patiently(self._told(), deadline - (1 - _TELLING) * (deadline - time.monotonic()))
-        for slot, followed in self._followed.items():
-            await followed.stop()
-            await self._shut_down_one(self._supervisors[slot], polite, deadline)
+        for slot in slots:
+            if slot.followed is not None:
+                await slot.followed.stop()
+                await self._shut_down_one(slot, polite, deadline)
 
-    async def _shut_down_one(self, supervisor: Supervisor, polite: float, deadline: float) -> None:
-        slot = supervisor.slot
+    async def _shut_down_one(self, slot: PluginSlot, polite: float, deadline: float) -> None:
+        supervisor = self._roster.supervisor(slot)
+        if supervisor is None:
+            return
         await self._patiently(self._dispatcher.finish(slot), polite)
-        await self._withdraw(slot, "the host stopped before the plugin could handle it")
+        await self._activation.withdraw(slot, "the host stopped before the plugin could handle it")
         seconds = 0.1 if self._abort.is_set() else max(0.1, deadline - time.monotonic())
         await supervisor.shut_down(seconds)
-
-    async def _withdraw(self, slot: PluginSlot, reason: str) -> None:
-        try:
-            left = await self._dispatcher.withdraw(slot, reason)
-        except DeadLetterError:
-            logger.exception("what %s had not handled could not be kept", slot.name)
-            return
-        if left:
-            logger.warning("%d message(s) for %s are left: %s", left, slot.name, reason)
 
     async def _patiently(self, work: Coroutine[Any, Any, None], until: float) -> None:
         """Wait for the work until that moment, or until `abort`."""

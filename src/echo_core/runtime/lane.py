@@ -82,22 +82,26 @@ class Lane:
         self._statistics = slot.statistics
         self._messages = slot.telemetry.messages
         self._delivery = slot.manifest.delivery
-        self._handler = _handler(slot, context)
+        self._handler = handler_of(slot, context)
         self._timeout_s = slot.manifest.timeouts.message_ms / 1_000
         self._taken: deque[Delivery] = deque()
         self._busy_since = 0.0
         self._ended = 0.0
         self._expired = False
         self._abandoned = False
+        self._leaving = False
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Handle what comes until the subscription is closed and empty; hands back what it cannot end."""
+        """Handle what comes until the subscription is closed and empty, or until `leave`.
+
+        When it is cancelled it hands back what it cannot end; after `leave` that stays for `abandon`.
+        """
         self._task = asyncio.current_task()
         taken, turn = self._taken, self._turn
         turn_began = monotonic()
         try:
-            while True:
+            while not self._leaving:
                 taken.extend(await self._receive(self._batch))
                 if monotonic() - self._ended > _WAITED_S:
                     turn_began = monotonic()
@@ -112,9 +116,19 @@ class Lane:
         except TransportClosed:
             return
         except asyncio.CancelledError:
-            while taken:
+            while taken and not self._leaving:
                 await taken.pop().retry()
             raise
+
+    def leave(self) -> list[Delivery]:
+        """Take nothing more, and end after the message in hand; returns what was taken and not begun."""
+        self._leaving = True
+        not_begun: list[Delivery] = []
+        while len(self._taken) > 1:
+            not_begun.append(self._taken.pop())
+        if not self._taken and self._task is not None:
+            self._task.cancel()  # it waits for a delivery
+        return not_begun[::-1]
 
     async def _handle(self, delivery: Delivery) -> None:
         """See one delivery to its end: processed, filtered or dead-lettered, and only then settled."""
@@ -255,7 +269,8 @@ class Lane:
         """Give up a lane that does not end: what it holds is the caller's now, its answer ignored."""
         held = list(self._taken)
         self._taken.clear()
-        if held:
+        was_cancelled = self._task is not None and self._task.done() and self._task.cancelled()
+        if held and not was_cancelled:  # one that was has taken it back already
             self._statistics.received -= 1
             self._statistics = Statistics()  # what the handler may still answer is counted nowhere
             self._settlements = Settlements()
@@ -301,8 +316,11 @@ def dead_letter(
     )
 
 
-def _handler(slot: PluginSlot, context: HostContext) -> Handler:
-    """The plugin's `process_message`; one that is a plain `def` is called in the plugin's threads."""
+def handler_of(slot: PluginSlot, context: HostContext) -> Handler:
+    """The plugin's `process_message`; one that is a plain `def` is called in the plugin's threads.
+
+    Raises `PluginError` for a plain `def` in a class that is not declared as blocking.
+    """
     plugin = slot.plugin
     assert plugin is not None
     if inspect.iscoroutinefunction(plugin.process_message):

@@ -13,7 +13,7 @@ from typing import Any
 from echo_core.errors import TransportClosed
 from echo_core.message import BaseMessage
 from echo_core.runtime.lane import BATCH, Receive
-from echo_core.transports.base import Delivery, Subscription
+from echo_core.transports.base import Delivery
 
 
 def key_of(path: str) -> Callable[[BaseMessage], str]:
@@ -29,15 +29,30 @@ def key_of(path: str) -> Callable[[BaseMessage], str]:
     return read
 
 
+class Backlog:
+    """A feed that gives first what was taken from it before, and not begun."""
+
+    def __init__(self, waiting: deque[Delivery], receive: Receive) -> None:
+        self._waiting = waiting
+        self._receive = receive
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """As `Subscription.receive`."""
+        if not self._waiting:
+            return await self._receive(limit)
+        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+
+
 class Sorter:
     """Moves deliveries from a subscription into the lane that their key belongs to."""
 
-    def __init__(self, subscription: Subscription, path: str, lanes: int, limit: int) -> None:
-        self._subscription = subscription
+    def __init__(self, receive: Receive, path: str, lanes: int, limit: int) -> None:
+        self._receive = receive
         self._key_of = key_of(path)
         self._inboxes = [Inbox(self) for _ in range(lanes)]
         self._limit = limit
         self._held = 0
+        self._leaving = False
         self._room = asyncio.Event()
         self._room.set()
 
@@ -51,7 +66,7 @@ class Sorter:
         try:
             while True:
                 await self._room.wait()
-                for delivery in await self._subscription.receive(BATCH):
+                for delivery in await self._receive(BATCH):
                     key = self._key_of(delivery.message)
                     self._inboxes[zlib.crc32(key.encode("utf-8", "surrogatepass")) % len(self._inboxes)].put(
                         delivery
@@ -63,9 +78,14 @@ class Sorter:
             for inbox in self._inboxes:
                 inbox.close()
         except asyncio.CancelledError:
-            for inbox in self._inboxes:
+            for inbox in () if self._leaving else self._inboxes:
                 await inbox.hand_back()
             raise
+
+    def leave(self) -> list[Delivery]:
+        """Sort no more, the caller cancels `run`; returns what no lane has taken, each key in order."""
+        self._leaving = True
+        return [delivery for inbox in self._inboxes for delivery in inbox.empty()]
 
     def taken(self, count: int) -> None:
         """A lane took some; go on sorting if there is room again."""
@@ -98,6 +118,12 @@ class Inbox:
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
         self._sorter.taken(len(taken))
         return taken
+
+    def empty(self) -> list[Delivery]:
+        """Take all that waits, without telling the sorter."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        return waiting
 
     def close(self) -> None:
         """Let the lane end once it is empty."""

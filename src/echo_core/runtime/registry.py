@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from echo_core.errors import EchoCoreError, LibraryError
+from echo_core.errors import EchoCoreError, LibraryError, WorkspaceError
+from echo_core.runtime.libraries.files import replace_link
 from echo_core.runtime.libraries.library import Library, LibraryInfo, peek_library, read_library
 from echo_core.workspace import BUILD_TYPES, BuildType, Workspace
 
@@ -37,6 +39,11 @@ class Enabled:
     library: Library | None = None
     error: EchoCoreError | None = None
 
+    @property
+    def target(self) -> str:
+        """Where the link says it leads; empty for what is no link."""
+        return os.readlink(self.link) if self.link.is_symlink() else ""
+
 
 def available(workspace: Workspace, build_type: BuildType | None = None) -> list[Available]:
     """Every library, by name, the newest version first. Their files are not verified."""
@@ -49,6 +56,61 @@ def available(workspace: Workspace, build_type: BuildType | None = None) -> list
 def enabled(workspace: Workspace) -> list[Enabled]:
     """Every entry that is enabled, by name. No plugin code runs: each is verified, or has its reason."""
     return [_read_enabled(workspace, link) for link in _visible(workspace.enabled)]
+
+
+def read_enabled(workspace: Workspace, name: str) -> Enabled | None:
+    """The entry of this name, verified; None if there is none."""
+    link = workspace.enabled / name
+    return _read_enabled(workspace, link) if os.path.lexists(link) else None
+
+
+def enable(workspace: Workspace, library: Library) -> bool:
+    """Point the plugin's link at this library, in one step; whether it did not point there before.
+
+    Raises `WorkspaceError` when the link cannot be written, or something else is in its place.
+    """
+    link = workspace.enabled / library.name
+    _refuse_what_is_no_link(link)
+    destination = os.path.relpath(library.path, os.path.realpath(link.parent))
+    if link.is_symlink() and os.readlink(link) == destination:
+        return False
+    with _writing(link):
+        replace_link(link, destination)
+    return True
+
+
+def disable(workspace: Workspace, name: str) -> bool:
+    """Remove the plugin's link; whether there was one. Raises `WorkspaceError` as `enable` does."""
+    link = workspace.enabled / name
+    _refuse_what_is_no_link(link)
+    if not link.is_symlink():
+        return False
+    with _writing(link):
+        link.unlink()
+    return True
+
+
+@contextmanager
+def _writing(link: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"{link.name} cannot be switched",
+            where=str(link),
+            why=error.strerror or str(error),
+            fix=f"let {link.parent} be writable",
+        ) from error
+
+
+def _refuse_what_is_no_link(link: Path) -> None:
+    if link.exists() and not link.is_symlink():
+        raise WorkspaceError(
+            f"{link.name} among the enabled plugins is not a link",
+            where=str(link),
+            why="only links to libraries belong there",
+            fix="move it away, and try again",
+        )
 
 
 def _libraries(workspace: Workspace, build_type: BuildType) -> Iterator[Available]:

@@ -23,9 +23,11 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Messages that may wait or be handled at a time, over all plugins; sources wait before it is reached."""
     max_in_flight_bytes: int = Bounds().bytes
     """The same, in bytes: the messages' data as MessagePack and 1,000 for each, by samples."""
+    drain_timeout_s: float = 10.0
+    """How long a plugin that is switched off, paused or replaced may take to end what it has."""
 
     def __post_init__(self) -> None:
-        for name in ("health_interval_s", "shutdown_timeout_s"):
+        for name in ("health_interval_s", "shutdown_timeout_s", "drain_timeout_s"):
             seconds = getattr(self, name)
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise ValueError(f"Expected a number of seconds above 0, got {seconds} - at `{name}`")

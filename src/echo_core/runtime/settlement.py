@@ -145,6 +145,11 @@ class Settlements:
         """Follow the messages of this source."""
         self._followed[followed.name] = followed
 
+    def unfollow(self, followed: Followed) -> None:
+        """Follow what the source publishes no longer; it may have a successor of its name by now."""
+        if self._followed.get(followed.name) is followed:
+            del self._followed[followed.name]
+
     def depart(self, root_id: str) -> None:
         """The source begins to publish a message: its flight is not over before `departed`."""
         self.open.setdefault(root_id, _Flight()).pending += 1

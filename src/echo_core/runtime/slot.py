@@ -1,6 +1,8 @@
 """One plugin in the host: its instance, its state, its numbers."""
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,9 +11,10 @@ from common_telemetry import PluginTelemetry
 from echo_core.manifest import Manifest
 from echo_core.plugin import Plugin
 from echo_core.roles import Source
-from echo_core.runtime.states import NEXT, PluginState
+from echo_core.runtime.settlement import Followed
+from echo_core.runtime.states import LIVE, NEXT, PluginState
 from echo_core.runtime.statistics import PluginSnapshot, Statistics
-from echo_core.transports.base import Subscription
+from echo_core.transports.base import Delivery, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,9 @@ class PluginEvent:
     previous: PluginState
     state: PluginState
     reason: str
+    """The cause; empty for what is in the normal course of things."""
+    time_ns: int
+    """When, since the epoch."""
 
 
 @dataclass(eq=False)
@@ -37,10 +43,16 @@ class PluginSlot:
     """None when not even that could be read."""
     telemetry: PluginTelemetry
     report: Callable[[PluginEvent], None]
+    digest: str = ""
+    """Which build of the version; empty where there is no library."""
     state: PluginState = PluginState.LOADING
     reason: str = ""
     plugin: Plugin | None = None
     subscription: Subscription | None = None
+    resting: deque[Delivery] = field(default_factory=deque)
+    """Taken from the subscription and not begun: what the next lanes begin with."""
+    followed: Followed | None = None
+    """A source that is told how its messages end."""
     threads: ThreadPoolExecutor | None = None
     unload: Callable[[], None] = lambda: None
     statistics: Statistics = field(default_factory=Statistics)
@@ -58,7 +70,7 @@ class PluginSlot:
     @property
     def is_live(self) -> bool:
         """Whether it was initialised and not yet shut down."""
-        return self.state in (PluginState.RUNNING, PluginState.DEGRADED, PluginState.FINISHED)
+        return self.state in LIVE
 
     def move_to(self, state: PluginState, reason: str = "") -> None:
         """Take the state, unless it is the same for the same reason; reports the move."""
@@ -66,10 +78,10 @@ class PluginSlot:
             return
         if state is not self.state and state not in NEXT[self.state]:
             raise AssertionError(f"{self.name}: {self.state.name} -> {state.name} is not a move")
-        event = PluginEvent(self.name, self.version, self.state, state, reason)
+        event = PluginEvent(self.name, self.version, self.state, state, reason, time.time_ns())
         self.state = state
         self.reason = reason
-        self.telemetry.status = state.value
+        self.telemetry.state_changed(state.value, reason, failed=state is PluginState.FAILED)
         log = logger.warning if reason else logger.info
         log("%s %s is %s%s", self.name, self.version, state.value, f": {reason}" if reason else "")
         self.report(event)
@@ -97,13 +109,14 @@ class PluginSlot:
             reason=self.reason,
             subscriptions=self.manifest.subscriptions if self.manifest else (),
             publications=self.manifest.publications if self.manifest else (),
+            digest=self.digest,
             received=numbers.received,
             processed=numbers.processed,
             filtered=numbers.filtered,
             dead_lettered=numbers.dead_lettered,
             failed_attempts=numbers.failed_attempts,
             published=numbers.published,
-            queue=self.subscription.statistics().waiting if self.subscription else 0,
+            queue=(self.subscription.statistics().waiting if self.subscription else 0) + len(self.resting),
             in_hand=numbers.received - ended,
             p95_ms=numbers.percentile_ms(0.95),
         )

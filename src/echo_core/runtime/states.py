@@ -12,6 +12,7 @@ class PluginState(Enum):
     STARTING = "starting"
     RUNNING = "running"
     DEGRADED = "degraded"
+    PAUSED = "paused"
     FINISHED = "finished"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -22,11 +23,15 @@ S = PluginState
 NEXT: Final[Mapping[PluginState, frozenset[PluginState]]] = {
     S.LOADING: frozenset({S.STARTING, S.FAILED, S.STOPPED}),
     S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING}),
-    S.RUNNING: frozenset({S.DEGRADED, S.FINISHED, S.STOPPING, S.FAILED}),
-    S.DEGRADED: frozenset({S.RUNNING, S.FINISHED, S.STOPPING, S.FAILED}),
+    S.RUNNING: frozenset({S.DEGRADED, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED}),
+    S.DEGRADED: frozenset({S.RUNNING, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED}),
+    S.PAUSED: frozenset({S.RUNNING, S.FINISHED, S.STOPPING, S.FAILED}),  # by an operator: its messages wait
     S.FINISHED: frozenset({S.STOPPING}),  # a source that has nothing more to say
     S.STOPPING: frozenset({S.STOPPED, S.FAILED}),
     S.STOPPED: frozenset(),
     S.FAILED: frozenset({S.STOPPED}),
 }
 """The moves that are allowed; every state can still reach STOPPED."""
+
+LIVE: Final = frozenset({S.RUNNING, S.DEGRADED, S.PAUSED, S.FINISHED})
+"""Initialised, and not yet shut down."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from echo_core.runtime.states import PluginState
+from echo_core.runtime.states import LIVE, PluginState
 
 _RECENT: Final = 1_024
 """Handling times kept for percentiles: the newest ones, whatever the rate."""
@@ -37,6 +37,15 @@ class Statistics:
         """Remember how long handling one message took."""
         self._recent.append(seconds)
 
+    def absorb(self, other: "Statistics") -> None:
+        """Count here too what was counted there."""
+        self.received += other.received
+        self.processed += other.processed
+        self.filtered += other.filtered
+        self.dead_lettered += other.dead_lettered
+        self.failed_attempts += other.failed_attempts
+        self.published += other.published
+
     def percentile_ms(self, share: float) -> float | None:
         """The handling time, in ms, that `share` of the recent messages did not exceed; None before any."""
         known = sorted(self._recent)
@@ -58,6 +67,8 @@ class PluginSnapshot:
     """Why it is DEGRADED or FAILED; empty otherwise."""
     subscriptions: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
+    digest: str = ""
+    """Which build of the version; empty where there is no library."""
     received: int = 0
     """Deliveries taken from the queue: = processed + filtered + dead_lettered + in_hand."""
     processed: int = 0
@@ -71,6 +82,11 @@ class PluginSnapshot:
     """Received and not yet ended."""
     p95_ms: float | None = None
     """95th percentile of the recent handling times."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it was initialised and not yet shut down."""
+        return self.state in LIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

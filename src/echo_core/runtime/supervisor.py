@@ -38,6 +38,7 @@ class Supervisor:
         self._source: asyncio.Task[None] | None = None
         self._was_initialised = False
         self._unwell = ""
+        self._gave_up = False
 
     async def load(self) -> None:
         """Import the plugin and make its context; FAILED with the reason when that does not work."""
@@ -46,7 +47,7 @@ class Supervisor:
         try:
             with slot.telemetry.lifecycle("load"):
                 check_host(self.manifest, host_version=__version__, where=slot.name)
-                plugin = await _in_daemon_thread(self._load, deadline_s)
+                plugin = await _in_daemon_thread(self._make, deadline_s)
                 plugin.name = plugin.name or slot.name
                 if plugin.blocking:
                     slot.threads = ThreadPoolExecutor(
@@ -55,9 +56,17 @@ class Supervisor:
                 slot.plugin = plugin
                 self.context = self._make_context(slot, self.manifest)
         except TimeoutError:
+            self._gave_up = True
             slot.move_to(PluginState.FAILED, f"loading did not end within {deadline_s:g} s")
         except (Exception, SystemExit) as error:
             slot.move_to(PluginState.FAILED, _reason(error))
+
+    def _make(self) -> Plugin:
+        """Load it; what comes when nobody waits any more is let go at once."""
+        plugin = self._load()
+        if self._gave_up:
+            self.slot.unload()
+        return plugin
 
     async def init(self) -> None:
         """Call `init` under its deadline; RUNNING, or FAILED with the reason."""
@@ -138,7 +147,7 @@ class Supervisor:
     async def shut_down(self, seconds: float) -> None:
         """Call `shutdown`, for at most `seconds` and at most its own deadline; then let everything go."""
         slot = self.slot
-        if self._was_initialised:
+        if self._was_initialised and slot.plugin is not None:
             if slot.state is not PluginState.FAILED:
                 slot.move_to(PluginState.STOPPING)
             reason = await self._call_shutdown(min(seconds, self.manifest.timeouts.shutdown_ms / 1_000))
@@ -146,8 +155,9 @@ class Supervisor:
                 slot.move_to(PluginState.FAILED, f"shutdown: {reason}")
         if slot.threads is not None:
             slot.threads.shutdown(wait=False, cancel_futures=True)
-        slot.plugin = None
+        slot.plugin = self.context = None
         slot.unload()
+        slot.threads = None
         if slot.state is not PluginState.FAILED:
             slot.move_to(PluginState.STOPPED)
 

@@ -1,17 +1,13 @@
 """Switching plugins on and off: one relative symlink, written in one step."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from echo_core.errors import NotFound, WorkspaceError
+from echo_core.errors import NotFound
 from echo_core.manifest import FILE_NAME
 from echo_core.runtime.config import check_config
-from echo_core.runtime.libraries.files import replace_link
-from echo_core.runtime.libraries.library import read_library
-from echo_core.runtime.registry import Available, available
+from echo_core.runtime.libraries.library import Library, read_library
+from echo_core.runtime.registry import Available, available, disable, enable
 from echo_core.workshop.lookup import not_found
 from echo_core.workshop.source import plugin_sources
 from echo_core.workspace import BuildType, Workspace
@@ -47,37 +43,37 @@ def activate(
     The library is validated first; if it fails, what was enabled stays so. Raises `NotFound`,
     `LibraryError`, `ManifestError`, or `ConfigError` for defaults that contradict the `config_schema`.
     """
+    library = find(workspace, name, build_type, version)
+    already = not enable(workspace, library)
+    return Activation(name, library.version, build_type, workspace.enabled / name, already)
+
+
+def find(workspace: Workspace, name: str, build_type: BuildType, version: str | None = None) -> Library:
+    """The library that `activate` would enable, validated; raises what it raises."""
     entry = _entry(workspace, name, build_type, version)
     if entry.error:
         raise entry.error
     library = read_library(entry.path)
     where = str(library.path / FILE_NAME)
     check_config(library.manifest, library.manifest.config, where=where, complete=False)
-    link = workspace.enabled / name
-    _refuse_what_is_no_link(link)
-    destination = os.path.relpath(library.path, os.path.realpath(link.parent))
-    already = link.is_symlink() and os.readlink(link) == destination
-    if not already:
-        with _writing(link):
-            replace_link(link, destination)
-    return Activation(name, library.version, build_type, link, already)
+    return library
 
 
-def deactivate(workspace: Workspace, name: str) -> Deactivation:
-    """Disable the plugin, so that the host no longer runs it; raises `NotFound` for an unknown one."""
+def check_known(workspace: Workspace, name: str) -> None:
+    """Raise `NotFound`, with what is near, for a plugin that is neither written, built nor enabled here."""
     links = {entry.name for entry in workspace.enabled.glob("[!.]*")}
     known = links | set(plugin_sources(workspace)) | {entry.name for entry in available(workspace)}
     if name not in known:
         raise not_found(
             "plugin", name, known, where=str(workspace.root), fix="echo-core list shows what there is"
         )
-    link = workspace.enabled / name
-    _refuse_what_is_no_link(link)
-    already = not link.is_symlink()
-    if not already:
-        with _writing(link):
-            link.unlink()
-    return Deactivation(name, link, already)
+
+
+def deactivate(workspace: Workspace, name: str) -> Deactivation:
+    """Disable the plugin, so that the host no longer runs it; raises `NotFound` for an unknown one."""
+    check_known(workspace, name)
+    already = not disable(workspace, name)
+    return Deactivation(name, workspace.enabled / name, already)
 
 
 def _entry(workspace: Workspace, name: str, build_type: BuildType, version: str | None) -> Available:
@@ -114,26 +110,3 @@ def _nothing_built(
     return not_found(
         f"{build_type} library", name, existing, where=where, fix="echo-core list shows what there is"
     )
-
-
-@contextmanager
-def _writing(link: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(
-            f"{link.name} cannot be switched",
-            where=str(link),
-            why=error.strerror or str(error),
-            fix=f"let {link.parent} be writable",
-        ) from error
-
-
-def _refuse_what_is_no_link(link: Path) -> None:
-    if link.exists() and not link.is_symlink():
-        raise WorkspaceError(
-            f"{link.name} among the enabled plugins is not a link",
-            where=str(link),
-            why="only links to libraries belong there",
-            fix="move it away, and try again",
-        )

@@ -1,0 +1,148 @@
+"""What is enabled, and what runs: brought together when either changes.
+
+The links in `core/plugins/enabled` are the operator's wish. A wish that cannot be granted changes nothing:
+what ran before runs on, and the reason is kept here until the wish is granted or another one takes its place.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from echo_core.errors import ChangeRefused, EchoCoreError, HostStopping, NotFound
+from echo_core.runtime.host import Host
+from echo_core.runtime.libraries.library import Library
+from echo_core.runtime.libraries.store import Store
+from echo_core.runtime.offer import offer_of
+from echo_core.runtime.registry import Enabled, disable, enable, read_enabled
+from echo_core.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_MS: Final = 5_000
+"""Time after which the folder is looked at in any case: it may have been put in another's place."""
+_QUIET_MS: Final = 20
+"""A burst of changes is over when nothing has changed for so long."""
+_BURST_MS: Final = 200
+
+
+class Reconciler:
+    """Obeys the enabled folder, and whoever asks directly; one change at a time for each plugin."""
+
+    def __init__(
+        self,
+        host: Host,
+        workspace: Workspace,
+        store: Store,
+        *,
+        known: Iterable[Enabled] = (),
+        includes: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        """`known`: what the host was given before it began; `includes`: which plugins are its own at all."""
+        self._host = host
+        self._workspace = workspace
+        self._store = store
+        self._includes = includes
+        self._seen = {entry.name: entry.target for entry in known}
+        self._refusals = {entry.name: entry.error for entry in known if entry.error is not None}
+
+    def refusal(self, name: str) -> EchoCoreError | None:
+        """Why the plugin does not run as it is enabled; None if it does."""
+        return self._refusals.get(name)
+
+    async def watch(self) -> None:
+        """Follow the folder until cancelled."""
+        await self._host.started()
+        watchfiles = await asyncio.to_thread(importlib.import_module, "watchfiles")  # after the plugins
+        self._workspace.enabled.mkdir(parents=True, exist_ok=True)
+        await self.reconcile()
+        async for _ in watchfiles.awatch(
+            self._workspace.enabled,
+            watch_filter=None,
+            debounce=_BURST_MS,
+            step=_QUIET_MS,
+            rust_timeout=_LOOK_AGAIN_MS,
+            yield_on_timeout=True,
+            recursive=False,
+        ):
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Grant every wish that changed since the last time."""
+        wishes = _links(self._workspace.enabled)
+        if wishes is None:
+            return
+        changed = {
+            name
+            for name in wishes.keys() | self._seen.keys()
+            if wishes.get(name) != self._seen.get(name) and self._includes(name)
+        }
+        self._seen = wishes
+        await asyncio.gather(*(self._grant(name) for name in sorted(changed)))
+
+    async def activate(self, library: Library) -> None:
+        """Run the library, and enable it once it runs; if it does not come up, all is as before.
+
+        Raises what `Host.activate` raises, and `ChangeRefused` for a plugin that is not this host's.
+        """
+        self._check(library.name)
+        before = self._host.plugin(library.name)
+        try:
+            await self._run(library)
+        except EchoCoreError:
+            if before is None:
+                await self._stop(library.name)
+            raise
+        enable(self._workspace, library)
+        self._refusals.pop(library.name, None)
+
+    async def deactivate(self, name: str) -> None:
+        """Disable the plugin, drain it and take it down; without effect if it neither runs nor is enabled."""
+        self._check(name)
+        disable(self._workspace, name)
+        self._refusals.pop(name, None)
+        await self._stop(name)
+
+    async def _grant(self, name: str) -> None:
+        try:
+            entry = await asyncio.to_thread(read_enabled, self._workspace, name)
+            if entry is None:
+                await self._stop(name)
+            elif entry.library is None:
+                raise entry.error or NotFound(f"{name} has no library")
+            else:
+                await self._run(entry.library)
+        except HostStopping:
+            return
+        except EchoCoreError as error:
+            self._refusals[name] = error
+            logger.warning("%s is enabled, and what runs is as before: %s", name, error)
+        else:
+            self._refusals.pop(name, None)
+
+    async def _run(self, library: Library) -> None:
+        running = self._host.plugin(library.name)
+        if running is not None and running.is_live and running.digest == library.digest:
+            return
+        await self._host.activate(offer_of(library, self._store))
+
+    async def _stop(self, name: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._host.deactivate(name)
+
+    def _check(self, name: str) -> None:
+        if not self._includes(name):
+            raise ChangeRefused(f"{name} is not this host's", why="it was started with --only or --except")
+
+
+def _links(folder: Path) -> dict[str, str] | None:
+    """Where each entry leads, empty for what is no link; None when the folder cannot be read just now."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        return {entry.name: os.readlink(entry.path) if entry.is_symlink() else "" for entry in entries}
+    except OSError:
+        return None
