@@ -51,7 +51,7 @@ class Heard:
 
 
 @asynccontextmanager
-async def tapped(engine: Engine) -> AsyncIterator[tuple[TelemetryContext, Heard]]:
+async def tapped(engine: Engine, **environ: str) -> AsyncIterator[tuple[TelemetryContext, Heard]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,7 +61,7 @@ async def tapped(engine: Engine) -> AsyncIterator[tuple[TelemetryContext, Heard]
         await asyncio.sleep(0)  # let the streams subscribe
         telemetry = TelemetryContext.from_config(
             TelemetryConfig(engine=engine),
-            environ={"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"},
+            environ={"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", **environ},
         )
         try:
             yield telemetry, heard
@@ -117,6 +117,63 @@ def test_five_thousand_messages_are_one_series_with_their_ids_on_exemplars(engin
         for exemplar in point.exemplars:
             filtered = attributes(exemplar.filtered_attributes)
             assert filtered["message.id"] == ids[exemplar.trace_id, exemplar.span_id]
+
+    asyncio.run(check())
+
+
+def test_what_a_plugin_records_has_the_standard_attributes(engine: Engine) -> None:
+    async def check() -> None:
+        async with tapped(engine) as (telemetry, heard):
+            plugin = telemetry.for_plugin("sink", "1.0.0", "running")
+
+            def record() -> None:
+                plugin.record_counter("orders", 2, {"k": "a"})
+                plugin.record_gauge("depth", 7, {"k": "a"})
+                plugin.record_histogram("size", 3.5, {"k": "a"})
+
+            record()
+            with plugin.messages.process("orders.raw", Message("m1")):
+                record()
+                record()
+            plugin.record_gauge("orders", 1)
+            assert await asyncio.to_thread(telemetry.flush)
+            await heard.until(lambda: {"orders", "depth", "size"} <= {one.name for one in heard.metrics})
+
+        def points(name: str) -> tuple[Any, Any]:
+            metric, *_ = (one for one in heard.metrics if one.name == name)  # the shutdown sends it once more
+            found = getattr(metric, metric.WhichOneof("data")).data_points
+            outside, inside = sorted(found, key=lambda point: len(point.attributes))
+            common = {"plugin.name": "sink", "plugin.version": "1.0.0", "plugin.status": "running", "k": "a"}
+            assert attributes(outside.attributes) == common
+            assert attributes(inside.attributes) == {**common, "message.topic": "orders.raw"}
+            return outside, inside
+
+        assert [point.as_int for point in points("orders")] == [2, 4]
+        assert [point.as_int for point in points("depth")] == [7, 7]
+        assert [(point.count, point.sum) for point in points("size")] == [(1, 3.5), (2, 7.0)]
+        assert telemetry.health().faults == {"instrument conflict": 1}
+
+    asyncio.run(check())
+
+
+NOTHING = {
+    "disabled": {"OTEL_SDK_DISABLED": "true"},
+    "none": {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")},
+}
+
+
+@pytest.mark.parametrize("way", [*NOTHING, "metrics alone"])
+def test_only_what_is_asked_for_is_sent(way: str, engine: Engine) -> None:
+    async def check() -> None:
+        alone = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "LOGS")}
+        async with tapped(engine, **NOTHING.get(way, alone)) as (telemetry, heard):
+            run_pipeline(telemetry)
+            telemetry.for_plugin("sink", "1.0.0").logger().warning("look")
+            assert await asyncio.to_thread(telemetry.flush)
+            if way not in NOTHING:
+                await heard.until(lambda: bool(heard.metrics))
+        assert (heard.spans, heard.logs) == ([], [])
+        assert bool(heard.metrics) == (way not in NOTHING)
 
     asyncio.run(check())
 
