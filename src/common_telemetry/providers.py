@@ -5,11 +5,12 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from uuid import uuid4
 from weakref import WeakSet
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_NAMESPACE, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_NAMESPACE, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -323,5 +324,7 @@ def _resource(service_name: str, redaction: Redaction) -> Resource:
     own: dict[str, str | int] = {"process.pid": os.getpid()}
     if not named or named.startswith("unknown_service"):
         own[SERVICE_NAME] = service_name
+    if SERVICE_INSTANCE_ID not in found.attributes:  # older SDKs leave it to who sets them up
+        own[SERVICE_INSTANCE_ID] = str(uuid4())
     made = found.merge(Resource(own))
     return Resource(redaction.of(made.attributes), made.schema_url) if redaction.is_active else made

@@ -156,6 +156,7 @@ def test_the_same_instrument_asked_for_twice_is_one() -> None:
     assert names(both.assert_equal()) == ["things", "things"]
 
 
+@since_1_45
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1])
 def test_a_value_that_is_not_allowed_is_logged_and_not_recorded(
     value: float, caplog: pytest.LogCaptureFixture

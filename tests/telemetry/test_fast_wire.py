@@ -14,6 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from common_telemetry.engines.fast import wire
+from telemetry.sdk import since_1_45
 
 ATTRIBUTE = wire.tag(9, wire.DELIMITED)
 
@@ -41,6 +42,7 @@ def quiet_encoder() -> Iterator[None]:
     logging.getLogger("opentelemetry.exporter.otlp.proto.common").setLevel(logging.NOTSET)
 
 
+@since_1_45
 @given(st.dictionaries(st.text(st.characters()), values, max_size=5))
 def test_attributes_are_those_of_the_official_encoder_and_those_it_refuses_are_refused(
     pairs: dict[str, Any],

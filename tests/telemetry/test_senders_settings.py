@@ -64,6 +64,7 @@ GRPC_CASES: list[dict[str, str]] = [
 ]
 
 
+@since_1_45  # which has what is compared under these names
 @pytest.mark.parametrize("variables", GRPC_CASES, ids=str)
 def test_grpc_settings_mean_what_they_mean_for_the_sdk(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ from common_telemetry.config import Engine
 from common_telemetry.testing import OtlpReceiver
 from common_telemetry.testing.store import Request
 from telemetry.pipeline import ManualClock
+from telemetry.sdk import since_1_45
 from telemetry.traffic import Traffic, quiet
 
 _ORDER: Final = [ExportTraceServiceRequest, ExportLogsServiceRequest, ExportMetricsServiceRequest]
@@ -216,6 +217,7 @@ def _health(telemetry: TelemetryContext) -> dict[str, Any]:
     return {**faults, **counts}
 
 
+@since_1_45
 @settings(max_examples=int(os.environ.get("TRAFFIC_EXAMPLES", "60")))
 @given(st.integers(0, 2**40))
 def test_the_same_traffic_arrives_the_same_by_both_engines(keeping: Keeping, seed: int) -> None:

@@ -23,6 +23,7 @@ from common_telemetry.testing import OtlpReceiver
 from telemetry.conftest import Start
 from telemetry.faulty import Post, faulty
 from telemetry.pipeline import Message
+from telemetry.sdk import since_1_45
 from telemetry.test_faults import wait_until
 from telemetry.test_setup import run_alone
 
@@ -252,6 +253,7 @@ def test_a_span_keeps_to_the_limits(
     assert look(found) == expected
 
 
+@since_1_45
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

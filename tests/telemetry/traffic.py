@@ -35,7 +35,6 @@ from opentelemetry.trace import (
 
 from common_telemetry import PluginTelemetry, ProcessScope, TelemetryContext
 from telemetry.pipeline import ManualClock, Message
-from telemetry.sdk import EXTENDED
 
 TOPICS: Final = ("orders.raw", "orders.valid", "a", "ü.ß.𝄞", "t" * 300)
 PLUGINS: Final = ("source", "check", "shape", "sink")
@@ -375,10 +374,6 @@ class Traffic:
         return {self._random.choice(KEYS): self._value(tame=tame) for _ in range(count)} or None
 
     def _value(self, depth: int = 0, *, tame: bool = False) -> Any:
-        if not EXTENDED:
-            return self._random.choice(
-                ("text", "", "ü", 0, -(2**63), True, False, 0.5, math.inf, ("a", "b"), (1,))
-            )
         if depth < 3 and self._random.random() < 0.25:
             parts = [self._value(depth + 1, tame=tame) for _ in range(self._random.randrange(4))]
             keys: list[Any] = ["a", "b", "", 3, None]

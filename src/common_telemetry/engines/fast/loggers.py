@@ -99,7 +99,8 @@ class FastLogger(Logger):
                     body=body,
                     attributes=attributes,
                     event_name=event_name,
-                    exception=exception,
+                    # Only where there is one: older APIs have no such field.
+                    **({"exception": exception} if exception is not None else {}),
                 )
             if self._official is not None:
                 self._official.emit(record)
@@ -113,10 +114,7 @@ class FastLogger(Logger):
         error = getattr(record, "exception", None)
         if error is not None:
             attributes = {**exception_attributes(error), **(attributes or {})}
-        limits = self._provider.limits
-        kept, lost = bounded(
-            attributes, limits.max_log_record_attributes, limits.max_log_record_attribute_length
-        )
+        kept, lost = bounded(attributes, self._provider.most_attributes, self._provider.longest_attribute)
         return FastRecord(
             self,
             record.timestamp,
@@ -140,7 +138,12 @@ class FastLoggerProvider(LoggerProvider):
 
     def __init__(self, resource: Resource, buffer: Buffer[FastRecord], faults: Faults) -> None:
         self._sdk = SdkLoggerProvider(resource, shutdown_on_exit=False)
-        self.limits = LogRecordLimits()
+        limits = LogRecordLimits()
+        # Older SDKs have one limit for all signals, under another name.
+        self.most_attributes: int | None = getattr(limits, "max_log_record_attributes", limits.max_attributes)
+        self.longest_attribute: int | None = getattr(
+            limits, "max_log_record_attribute_length", limits.max_attribute_length
+        )
         self.take = buffer.add
         self._faults = faults
         self._lock = RLock()

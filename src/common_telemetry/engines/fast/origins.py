@@ -2,6 +2,7 @@
 
 import os
 from typing import Final
+from uuid import uuid4
 
 from opentelemetry.sdk import resources
 from opentelemetry.sdk.resources import Resource
@@ -10,6 +11,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from common_telemetry.engines.fast.wire import Origin
 
 _PID: Final = "process.pid"
+_INSTANCE: Final = "service.instance.id"
+_instances: dict[int, str] = {}  # by process
 
 
 def origin_of(resource: Resource, scope: InstrumentationScope) -> Origin:
@@ -31,7 +34,9 @@ def origin_of(resource: Resource, scope: InstrumentationScope) -> Origin:
 def _of_this_process() -> dict[str, str]:
     # The SDK's providers do the same after a fork; for a service.instance.id there is no public way yet.
     detect = getattr(resources, "_get_process_dependent_resource", None)
+    if detect is None:  # an SDK that makes no such ids: they are ours
+        return {_INSTANCE: _instances.setdefault(os.getpid(), str(uuid4()))}
     try:
-        return {} if detect is None else {key: str(value) for key, value in detect().attributes.items()}
+        return {key: str(value) for key, value in detect().attributes.items()}
     except RuntimeError:  # it looks in threads of its own, which cannot start when the process ends
         return {}
