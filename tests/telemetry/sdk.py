@@ -1,7 +1,7 @@
 """Which opentelemetry-sdk is installed. `make test-sdk SDK=1.39` runs these tests with an older one.
 
 1.45 changed what an attribute may be (maps, None and lists of anything too), which of them are one series,
-how many series there may be, and which limits hold for log records. The fast engine keeps these rules with any
+how many series there may be, and which limits hold for log records. The fast engine keeps these with any
 SDK beside it, so only with 1.45 and later can everything be compared with the SDK.
 """
 
