@@ -47,7 +47,10 @@ _WRITE: Final = "Write plugins"
 _RUN: Final = "Run plugins"
 _LEARN: Final = "Learn"
 GROUPS: Final = (_WRITE, _RUN, _LEARN)
-FAMILIES: Final = {"dlq": "Look at the messages that could not be handled."}
+FAMILIES: Final = {
+    "dlq": "Look at the messages that could not be handled.",
+    "store": "Look after the file that sqlite:// keeps messages in.",
+}
 VERBS: Final = (
     Verb("init", "init:init", _WRITE, "Make a new workspace."),
     Verb("create", "create:create", _WRITE, "Write a new plugin into the workshop.", ("create_plugin",)),
@@ -60,6 +63,10 @@ VERBS: Final = (
     Verb("run", "run:run", _RUN, "Run the activated plugins."),
     Verb("dlq list", "dlq:list_letters", _RUN, "Show the dead letters, the newest first."),
     Verb("dlq show", "dlq:show_letter", _RUN, "Show one dead letter whole."),
+    Verb("store stats", "store:store_stats", _RUN, "Show what a store of messages holds."),
+    Verb("store check", "store:check_store", _RUN, "Read all of a store, and say what is damaged."),
+    Verb("store repair", "store:repair_store", _RUN, "Save what can be read of a damaged store."),
+    Verb("store compact", "store:compact_store", _RUN, "Give a store's free space back to the disk."),
     Verb("doctor", "doctor:doctor", _RUN, "Check everything, and say how to mend it."),
     Verb("explain", "explain:explain", _LEARN, "Explain an error code."),
     Verb("help", "help:help_topic", _LEARN, "Read about a topic: exit-codes, reference."),

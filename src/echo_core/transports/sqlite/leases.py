@@ -6,6 +6,7 @@ which is monotonic time, the same for all processes of a machine and untouched b
 """
 
 import fcntl
+import glob
 import os
 from pathlib import Path
 
@@ -47,3 +48,10 @@ def is_alive(store: Path, host: int) -> bool:
 def forget(store: Path, host: int) -> None:
     """Remove the lock file of a host that is dead."""
     lock_path(store, host).unlink(missing_ok=True)
+
+
+def living(store: Path) -> list[int]:
+    """The hosts of the store that run now, by their locks alone: the store itself may be unreadable."""
+    prefix = f"{store.name}-host"
+    numbers = [file.name.removeprefix(prefix) for file in store.parent.glob(f"{glob.escape(prefix)}*")]
+    return sorted(int(number) for number in numbers if number.isdigit() and is_alive(store, int(number)))

@@ -66,6 +66,13 @@ def connect(path: Path, *, busy_s: float, create: bool = True) -> sqlite3.Connec
             raise failed(path, "opened", error) from error
     elif not path.exists():
         raise StoreError("there is no store", where=str(path), fix="it is made when a host first uses it")
+    if repaired_path(path).exists():
+        raise StoreError(
+            "a repair of the store was interrupted",
+            where=str(path),
+            why=f"the repaired store is still {repaired_path(path).name}",
+            fix="echo-core store repair finishes it",
+        )
     connection = None
     try:
         connection = sqlite3.connect(
@@ -81,6 +88,11 @@ def connect(path: Path, *, busy_s: float, create: bool = True) -> sqlite3.Connec
             connection.close()
         raise
     return connection
+
+
+def repaired_path(path: Path) -> Path:
+    """Where a repaired store is until it takes its place: nobody may begin an empty one meanwhile."""
+    return path.with_name(f"{path.name}-repaired")
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> None:

@@ -1,0 +1,158 @@
+"""A store that was damaged: what is found, what is saved, and that nothing goes missing without a word."""
+
+import asyncio
+import logging
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from echo_core.errors import StoreError
+from echo_core.testing import async_test
+from echo_core.transports.sqlite.inspection import check, numbers
+from echo_core.transports.sqlite.repair import compact, repair
+from echo_core.transports.sqlite.schema import repaired_path
+from support.stores import drain, fill, rows, store_at, write
+
+PAGE = 4_096
+ALL = set(range(100, 400))
+EVEN = set(range(0, 400, 2))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 messages, of which the first 100 were settled by one of two subscriptions."""
+    path = tmp_path_factory.mktemp("sound") / "messages.sqlite"
+    asyncio.run(fill(path, 400, settled=100))
+    return path
+
+
+@pytest.fixture
+def store(sound: Path, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "messages.sqlite"
+    shutil.copy(sound, path)
+    logging.disable(logging.ERROR)
+    yield path
+    logging.disable(logging.NOTSET)
+
+
+def test_a_sound_store_is_found_sound(store: Path) -> None:
+    report = check(store)
+    assert report.is_sound
+    assert (report.messages, report.deliveries) == (350, 500)
+
+
+def test_the_numbers_of_a_store(store: Path) -> None:
+    found = numbers(store)
+    assert (found.messages, found.accepted, found.hosts) == (350, 400, ())
+    assert found.file_bytes == store.stat().st_size
+    waiting = {one.name: (one.patterns, one.waiting, one.held) for one in found.subscriptions}
+    assert waiting == {"all": (("a.#",), 300, 0), "even": (("a.even",), 200, 0)}
+    assert found.oldest_ns == found.subscriptions[1].oldest_ns
+
+
+def damage(content: bytearray, kind: str, chance: random.Random) -> bytearray:
+    pages = len(content) // PAGE
+    for _ in range(chance.choice((1, 1, 2, 5))):
+        page = chance.randrange(pages) * PAGE
+        if kind == "pages of noise":
+            content[page : page + PAGE] = chance.randbytes(PAGE)
+        elif kind == "pages of nothing":
+            content[page : page + PAGE] = bytes(PAGE)
+        elif kind == "a few bytes":
+            at = chance.randrange(len(content) - 16)
+            content[at : at + 16] = chance.randbytes(16)
+        else:
+            return content[: chance.randrange(len(content) // 2, len(content))]
+    return content
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("kind", ["pages of noise", "pages of nothing", "a few bytes", "a cut tail"])
+def test_whatever_is_damaged_all_that_was_due_comes_or_is_named_as_lost(
+    store: Path, kind: str, seed: int
+) -> None:
+    chance = random.Random(f"{kind} {seed}")
+    before = bytes(damage(bytearray(store.read_bytes()), kind, chance))
+    store.write_bytes(before)
+    report = repair(store)
+    assert check(store).is_sound
+    assert Path(report.damaged).read_bytes() == before
+    missing = {
+        "all": ALL - set(asyncio.run(drain(store, "all", ["a.#"]))),
+        "even": EVEN - set(asyncio.run(drain(store, "even", ["a.even"]))),
+    }
+    count = sum(len(numbers) for numbers in missing.values())
+    assert count <= report.lost_count + 2 * report.unknown_count
+    if not report.unknown_count:
+        named = set(report.lost)
+        assert all(f"{number + 1} for {name}" in named for name in missing for number in missing[name]) or (
+            report.lost_count > len(named)
+        )
+
+
+def test_a_repaired_store_goes_on_where_the_old_one_was(store: Path) -> None:
+    write(store, "UPDATE deliveries SET attempt = 3 WHERE seq = 399")
+    repair(store)
+    asyncio.run(fill(store, 1))
+    assert rows(store, "SELECT max(seq) FROM messages") == [(401,)]
+    assert rows(store, "SELECT DISTINCT attempt FROM deliveries WHERE seq = 399") == [(3,)]
+
+
+def test_a_message_that_was_changed_is_found_and_named(store: Path) -> None:
+    write(store, "UPDATE messages SET topic = 'a.b' WHERE seq = 200", "DELETE FROM messages WHERE seq = 201")
+    assert [(finding.where, finding.detail) for finding in check(store).findings] == [
+        ("message", "200: it is not as it was written (CRC-32)"),
+        ("delivery", "201 of subscription 1: its message or subscription is gone"),
+        ("delivery", "201 of subscription 2: its message or subscription is gone"),
+    ]
+    report = repair(store)
+    assert report.lost == ("200 for all", "201 for all", "201 for even")
+    assert check(store).is_sound
+
+
+def test_a_store_of_which_nothing_is_left_is_refused_and_left_alone(store: Path) -> None:
+    content = store.read_bytes()[: 2 * PAGE]
+    store.write_bytes(content)
+    with pytest.raises(StoreError, match="restore a copy; or move messages"):
+        repair(store)
+    assert store.read_bytes() == content
+    assert [file.name for file in store.parent.iterdir()] == ["messages.sqlite"]
+
+
+def test_a_repair_that_was_interrupted_is_finished_and_no_empty_store_begun_meanwhile(store: Path) -> None:
+    store.rename(repaired_path(store))
+    with pytest.raises(StoreError, match="echo-core store repair finishes it"):
+        asyncio.run(fill(store, 1))
+    report = repair(store)
+    assert (report.messages, report.deliveries) == (350, 500)
+    assert check(store).is_sound
+
+
+@async_test
+async def test_a_store_in_use_is_neither_repaired_nor_compacted(store: Path) -> None:
+    async with store_at(store):
+        for change in (repair, compact):
+            with pytest.raises(StoreError, match="in use"):
+                change(store)
+        assert check(store).is_sound
+        assert [host.is_alive for host in numbers(store).hosts] == [True]
+
+
+def test_compacting_gives_space_back_and_changes_nothing_else(store: Path) -> None:
+    asyncio.run(drain(store, "all", ["a.#"]))
+    asyncio.run(drain(store, "even", ["a.even"]))
+    asyncio.run(fill(store, 4))
+    report = compact(store)
+    assert report.after_bytes == store.stat().st_size
+    assert report.after_bytes < report.before_bytes / 2
+    assert set(asyncio.run(drain(store, "all", ["a.#"]))) == set(range(4))
+
+
+def test_there_must_be_a_store(tmp_path: Path) -> None:
+    for look in (check, numbers, compact, repair):
+        with pytest.raises(StoreError, match="there is no store"):
+            look(tmp_path / "none.sqlite")
+    assert list(tmp_path.iterdir()) == []
