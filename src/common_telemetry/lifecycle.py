@@ -1,7 +1,8 @@
 """Init, shutdown, health checks and other moments in the life of a plugin."""
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -141,3 +142,14 @@ def report_state(
             context=Context(),
             event_name=f"plugin.lifecycle.{STATE_CHANGE}",
         )
+
+
+@contextmanager
+def lifecycle_elsewhere(plugin: PluginIdentity, carrier: Mapping[str, str]) -> Iterator[None]:
+    """Within, what is done is part of the event that another process reports, and injected into `carrier`."""
+    inside = propagation.with_current(Current(plugin, lifecycle=True), propagation.extract(carrier))
+    token = otel_context.attach(inside)
+    try:
+        yield
+    finally:
+        otel_context.detach(token)

@@ -1,6 +1,7 @@
 """What a plugin reports through, directly to the backend."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
@@ -12,7 +13,7 @@ from common_telemetry.engines.fast.bounded import clean
 from common_telemetry.errors import describe
 from common_telemetry.health import Faults
 from common_telemetry.instruments import Instruments
-from common_telemetry.lifecycle import LifecycleScope, report_state
+from common_telemetry.lifecycle import LifecycleScope, lifecycle_elsewhere, report_state
 from common_telemetry.logs import PluginLogging
 from common_telemetry.messages import MessageTelemetry
 from common_telemetry.propagation import current
@@ -116,6 +117,14 @@ class PluginTelemetry:
         handler and formatter; from `log_level` up they are exported when logs are.
         """
         return self._logs.logger(self._plugin, self._engine.logs)
+
+    def lifecycle_elsewhere(self, carrier: Mapping[str, str]) -> AbstractContextManager[None]:
+        """A `with` block that is part of a lifecycle event which another process reports.
+
+        `carrier` is what that process injected. What is made in the block belongs to that event, and messages
+        that are published begin traces of their own, linked to it.
+        """
+        return lifecycle_elsewhere(self._plugin, carrier)
 
     def lifecycle(self, event: str) -> LifecycleScope:
         """A `with` block around init, shutdown, health_check or another event of the plugin's life."""

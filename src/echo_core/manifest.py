@@ -28,8 +28,7 @@ API_VERSION: Final = "1.0"
 PluginType = Literal["validator", "transformer", "filter", "router", "source", "sink"]
 PLUGIN_TYPES: Final[tuple[PluginType, ...]] = get_args(PluginType)
 ISOLATIONS: Final = ("in_process", "process")
-_OFFERED: Final = ISOLATIONS[:1]
-"""The isolations that there are today; the others may be written, and are refused by `check_host`."""
+"""Tiers, the stricter last: in the host's process, or in one of the plugin's own."""
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -369,8 +368,8 @@ _EXAMPLES: Final = {
 def check_host(manifest: Manifest, *, host_version: str, where: str) -> None:
     """Raise `ManifestError` unless this Echo Core, of `host_version`, can run the plugin.
 
-    `requires_echo_core` must admit it, and `isolation` be one that it offers. A development or
-    release-candidate host counts as the release it leads to: `>=1.3` admits 1.3.0.dev4.
+    `requires_echo_core` must admit it. A development or release-candidate host counts as the release it
+    leads to: `>=1.3` admits 1.3.0.dev4.
     """
     faults: list[Fault] = []
     if manifest.requires_echo_core:
@@ -380,8 +379,5 @@ def check_host(manifest: Manifest, *, host_version: str, where: str) -> None:
             reason = f"wants Echo Core {manifest.requires_echo_core}, and this is {host_version}"
             fix = "install such an Echo Core, or build the plugin for this one"
             faults.append(Fault("$.requires_echo_core", reason, fix))
-    if manifest.isolation not in _OFFERED:
-        reason = f"wants {manifest.isolation!r}, and this Echo Core runs plugins in its own process only"
-        faults.append(Fault("$.isolation", reason, f'write "{_OFFERED[0]}"'))
     if faults:
         raise ManifestError(faults, where=where)

@@ -48,10 +48,10 @@ def test_a_development_build_makes_a_library(workspace: Workspace) -> None:
 
 
 def test_a_plugin_that_this_echo_core_cannot_run_is_refused_where_it_says_so(workspace: Workspace) -> None:
-    folder = write_plugin(workspace, requires_echo_core=">=99", isolation="process")
+    folder = write_plugin(workspace, requires_echo_core=">=99")
     with pytest.raises(ManifestError) as refused:
         build(workspace, "greeter")
-    assert [fault.path for fault in refused.value.faults] == ["$.requires_echo_core", "$.isolation"]
+    assert [fault.path for fault in refused.value.faults] == ["$.requires_echo_core"]
     assert refused.value.where == str(folder / "manifest.json")
     assert not workspace.libraries("development").joinpath("greeter").exists()
 

@@ -96,7 +96,7 @@ class Activation:
             await supervisor.check_health()
         if slot.state is PluginState.RUNNING and supervisor.context is not None:
             try:
-                handler_of(slot, supervisor.context)
+                handler_of(slot.plugin, supervisor.context)
             except EchoCoreError as error:
                 slot.move_to(PluginState.FAILED, str(error))
         if slot.state is not PluginState.RUNNING:

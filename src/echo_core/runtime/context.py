@@ -4,9 +4,9 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
@@ -78,7 +78,7 @@ class HostContext:
         self._gate: Gate | None = None
         self.publishing = 0
         """Publications that wait to be accepted; the time they take is not the handler's."""
-        self._plugin_telemetry = plugin_telemetry
+        self.plugin_telemetry = plugin_telemetry
         self._messages = plugin_telemetry.messages
         self._allowed = TopicSet(manifest.publications)
         self._allowed_topics: set[str] = set()
@@ -154,6 +154,34 @@ class HostContext:
             self._allowed_topics.clear()
         self._allowed_topics.add(topic)
 
+    def check_output(self, topic: str, message: BaseMessage) -> None:
+        """Raise `PublishRefused` for what a process of the plugin may not publish in its name."""
+        if topic not in self._allowed_topics:
+            self._check(topic)
+        if message.source != self.plugin_name:
+            raise PublishRefused(
+                f"{self.plugin_name} may not publish a message of {message.source!r}",
+                where=f"{self.plugin_name} {self.plugin_version}",
+                why="the source of a message is the plugin that publishes it",
+                fix="publish through the plugin's context",
+            )
+
+    async def accept(self, topic: str, message: BaseMessage) -> None:
+        """Publish a message that was made, and reported, in a process of the plugin's own."""
+        self.check_output(topic, message)
+        with self.elsewhere():
+            await self._accept(topic, message)
+        self.statistics.published += 1
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """The time that the block takes is not the handler's."""
+        self.publishing += 1
+        try:
+            yield
+        finally:
+            self.publishing -= 1
+
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See `PluginContext.run_blocking`."""
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
@@ -161,23 +189,23 @@ class HostContext:
 
     def logger(self) -> logging.Logger:
         """See `PluginContext.logger`."""
-        return self._plugin_telemetry.logger()
+        return self.plugin_telemetry.logger()
 
     def create_span(self, name: str, attributes: Attributes | None = None) -> "AbstractContextManager[Span]":
         """See `PluginContext.create_span`."""
-        return self._plugin_telemetry.create_span(name, attributes)
+        return self.plugin_telemetry.create_span(name, attributes)
 
     def record_counter(self, name: str, value: float = 1, attributes: Attributes | None = None) -> None:
         """See `PluginContext.record_counter`."""
-        self._plugin_telemetry.record_counter(name, value, attributes)
+        self.plugin_telemetry.record_counter(name, value, attributes)
 
     def record_gauge(self, name: str, value: float, attributes: Attributes | None = None) -> None:
         """See `PluginContext.record_gauge`."""
-        self._plugin_telemetry.record_gauge(name, value, attributes)
+        self.plugin_telemetry.record_gauge(name, value, attributes)
 
     def record_histogram(self, name: str, value: float, attributes: Attributes | None = None) -> None:
         """See `PluginContext.record_histogram`."""
-        self._plugin_telemetry.record_histogram(name, value, attributes)
+        self.plugin_telemetry.record_histogram(name, value, attributes)
 
 
 class SourceContext(HostContext):
@@ -201,11 +229,19 @@ class SourceContext(HostContext):
         return self._publish_in_turn(topic, data)
 
     async def _publish_in_turn(self, topic: str, data: Any) -> BaseMessage:
+        await self._wait_for_turn()
+        return await super().publish(topic, data)
+
+    async def _wait_for_turn(self) -> None:
         await self._turn.give()
         while (room := self.transport.congestion(self.plugin_name)) is not None:
             await room
         self._turn_began = monotonic()
-        return await super().publish(topic, data)
+
+    async def accept(self, topic: str, message: BaseMessage) -> None:
+        """See `HostContext.accept`."""
+        await self._wait_for_turn()
+        await super().accept(topic, message)
 
 
 class FollowedSourceContext(SourceContext):
@@ -228,3 +264,14 @@ class FollowedSourceContext(SourceContext):
         finally:
             self._settlements.departed(root_id, message_id, self._followed, message)
         return message
+
+    async def accept(self, topic: str, message: BaseMessage) -> None:
+        """See `HostContext.accept`."""
+        await self._followed.begin()
+        self._settlements.depart(message.root_id)
+        accepted = None
+        try:
+            await super().accept(topic, message)
+            accepted = message
+        finally:
+            self._settlements.departed(message.root_id, message.id, self._followed, accepted)

@@ -106,9 +106,10 @@ class Dispatcher:
                 self._clock,
                 self.turn,
                 self.settlements,
+                number=number,
                 batch=batch,
             )
-            for receive in receivers
+            for number, receive in enumerate(receivers)
         ]
         for number, lane in enumerate(lanes):
             workers.append(asyncio.create_task(lane.run(), name=f"{slot.name} lane {number}"))

@@ -126,7 +126,8 @@ class Host:
     def _supervise(self, offer: Offer) -> Supervisor:
         slot = self._new_slot(offer.manifest.name, offer.manifest, offer.build_type, offer.digest)
         slot.unload = offer.unload
-        supervisor = Supervisor(slot, offer.manifest, offer.load, self._make_context)
+        load = offer.in_tier(self._settings, self._environ)
+        supervisor = Supervisor(slot, offer.manifest, load, self._make_context)
         self._roster.add(slot, supervisor)
         return supervisor
 

@@ -16,16 +16,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, TypeAlias
 
-from common_telemetry import ProcessScope
+from common_telemetry import MessageTelemetry, ProcessScope
 from echo_core.errors import MessageError, PluginError, TransportClosed
 from echo_core.message import BaseMessage, encode
-from echo_core.plugin import Outcome, ProcessingStatus
+from echo_core.plugin import Outcome, Plugin, ProcessingStatus
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext, message_in_hand
 from echo_core.runtime.dead_letters import Attempt, DeadLetter, DeadLetterError, DeadLetterStore
 from echo_core.runtime.retry import backoff_s
 from echo_core.runtime.settlement import Settlements
-from echo_core.runtime.slot import PluginSlot
+from echo_core.runtime.slot import Channel, PluginSlot
 from echo_core.runtime.statistics import Statistics
 from echo_core.runtime.turn import Turn
 from echo_core.settlement import Ending
@@ -55,6 +55,14 @@ class Failure:
     """Seconds that the plugin asked to wait."""
 
 
+class AttemptFailed(Exception):
+    """Raised by a handler that knows itself how its failure is to be judged."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.error_type}: {failure.error}")
+        self.failure = failure
+
+
 class Lane:
     """One worker of one plugin."""
 
@@ -68,6 +76,7 @@ class Lane:
         turn: Turn,
         settlements: Settlements,
         *,
+        number: int = 0,
         batch: int = BATCH,
     ) -> None:
         assert slot.manifest is not None
@@ -80,11 +89,16 @@ class Lane:
         self._turn = turn
         self._settlements = settlements
         self._statistics = slot.statistics
-        self._messages = slot.telemetry.messages
+        self._messages: MessageTelemetry = slot.telemetry.messages
         self._delivery = slot.manifest.delivery
-        self._handler = handler_of(slot, context)
         self._timeout_s = slot.manifest.timeouts.message_ms / 1_000
         self._taken: deque[Delivery] = deque()
+        self._channel: Channel | None = None
+        if slot.open_channel is None:
+            self._handler = handler_of(slot.plugin, context)
+        else:  # it is handled, and reported, in a process of the plugin's own
+            self._channel = slot.open_channel(number, self._taken)
+            self._handler, self._messages = self._channel.handle, self._channel.messages
         self._busy_since = 0.0
         self._ended = 0.0
         self._expired = False
@@ -128,6 +142,8 @@ class Lane:
             not_begun.append(self._taken.pop())
         if not self._taken and self._task is not None:
             self._task.cancel()  # it waits for a delivery
+        if self._channel is not None:
+            self._channel.leave()
         return not_begun[::-1]
 
     async def _handle(self, delivery: Delivery) -> None:
@@ -153,7 +169,7 @@ class Lane:
                     except asyncio.CancelledError as error:
                         failure = self._judge_cancellation(error, scope)
                     except (Exception, SystemExit) as error:
-                        failure = _failure_of(error)
+                        failure = failure_of(error)
                         scope.fail(error)
                     finally:
                         self._busy_since = 0.0
@@ -201,11 +217,11 @@ class Lane:
             task.uncancel()
             timeout = TimeoutError(f"no answer within {self._timeout_s:g} s (timeouts.message_ms)")
             scope.fail(timeout)
-            return _failure_of(timeout.with_traceback(error.__traceback__))
+            return failure_of(timeout.with_traceback(error.__traceback__))
         if task.cancelling():
             raise error
         scope.fail(error, "CancelledError")
-        return _failure_of(error)
+        return failure_of(error)
 
     async def _recover(
         self,
@@ -316,12 +332,11 @@ def dead_letter(
     )
 
 
-def handler_of(slot: PluginSlot, context: HostContext) -> Handler:
+def handler_of(plugin: Plugin | None, context: HostContext) -> Handler:
     """The plugin's `process_message`; one that is a plain `def` is called in the plugin's threads.
 
     Raises `PluginError` for a plain `def` in a class that is not declared as blocking.
     """
-    plugin = slot.plugin
     assert plugin is not None
     if inspect.iscoroutinefunction(plugin.process_message):
         return plugin.process_message
@@ -343,7 +358,10 @@ def _ending_of(status: ProcessingStatus) -> Ending:
     return Ending.FILTERED if status.outcome is Outcome.FILTERED else Ending.PROCESSED
 
 
-def _failure_of(error: BaseException) -> Failure:
+def failure_of(error: BaseException) -> Failure:
+    """Why an attempt failed, from what was raised."""
+    if isinstance(error, AttemptFailed):
+        return error.failure
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_HERE)]
     return Failure(

@@ -1,13 +1,18 @@
 """A plugin as it is handed to a host: what it says of itself, and how it is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from echo_core.errors import PluginLoadError
 from echo_core.manifest import Manifest
 from echo_core.plugin import Plugin
+from echo_core.runtime.isolation.keeper import spec_of
+from echo_core.runtime.isolation.limits import IN_PROCESS, tier_of
+from echo_core.runtime.isolation.plugin import RemotePlugin
 from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import LoadedPlugin, load
+from echo_core.runtime.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +27,26 @@ class Offer:
     build_type: str = ""
     digest: str = ""
     """Tells one build from another of the same version; empty where there is no library."""
+    library: Library | None = None
+    """What the plugin can be made of in a process of its own, with the store that it is unpacked to."""
+    store: Store | None = None
+
+    def in_tier(self, settings: Settings, environ: Mapping[str, str]) -> Callable[[], Plugin]:
+        """What makes the plugin in the stricter of the tiers that it and the operator ask for."""
+        if tier_of(self.manifest, settings.isolation) == IN_PROCESS:
+            return self.load
+        library, store = self.library, self.store
+
+        def make() -> Plugin:
+            if library is None or store is None:
+                raise PluginLoadError(
+                    f"{self.manifest.name} cannot have a process of its own",
+                    why="it was handed to the host as an object, and a process is started from a library",
+                    fix="build and activate it, or run it in_process",
+                )
+            return RemotePlugin(spec_of(library, store.state, settings, environ))
+
+        return make
 
 
 def offer_of(library: Library, store: Store) -> Offer:
@@ -33,6 +58,8 @@ def offer_of(library: Library, store: Store) -> Offer:
         unload=source.unload,
         build_type=library.build_type,
         digest=library.digest,
+        library=library,
+        store=store,
     )
 
 

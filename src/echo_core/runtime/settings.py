@@ -2,13 +2,17 @@
 
 import math
 import tomllib
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from echo_core.errors import SettingsError
 from echo_core.transports.base import Bounds
 from echo_core.workspace import Workspace
+
+Tier: TypeAlias = Literal["in_process", "process"]
+Memory: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,10 +45,32 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return Bounds(messages=self.max_in_flight_messages, bytes=self.max_in_flight_bytes)
 
 
+class PluginIsolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An `[isolation.plugins.<name>]` table: the same for one plugin; what is left out is as for all."""
+
+    tier: Tier = "in_process"
+    memory_mb: Memory | None = None
+    block_s: Seconds | None = None
+    environment: tuple[str, ...] = ()
+    """Variables of the host's environment that the plugin sees."""
+
+
+class IsolationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[isolation]` table: how far plugins are kept apart, unless a manifest asks for more."""
+
+    tier: Tier = "in_process"
+    memory_mb: Memory = 1_024
+    """Resident memory that a plugin's own process may hold, in MiB; 0: no limit."""
+    block_s: Seconds = 10.0
+    """How long a handler may block the event loop of the plugin's own process before that is killed."""
+    plugins: dict[str, PluginIsolation] = {}
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of `echo-core.toml`."""
 
     host: HostSettings = HostSettings()
+    isolation: IsolationSettings = IsolationSettings()
     telemetry: dict[str, Any] = {}
     """Handed to `common_telemetry.TelemetryConfig.from_mapping`, which checks it."""
     plugins: dict[str, dict[str, Any]] = {}

@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from common_telemetry import PluginTelemetry
+from common_telemetry import MessageTelemetry, PluginTelemetry
 from echo_core.manifest import Manifest
-from echo_core.plugin import Plugin
+from echo_core.message import BaseMessage
+from echo_core.plugin import Plugin, ProcessingStatus
 from echo_core.roles import Source
 from echo_core.runtime.settlement import Followed
 from echo_core.runtime.states import LIVE, NEXT, PluginState
@@ -17,6 +19,20 @@ from echo_core.runtime.statistics import PluginSnapshot, Statistics
 from echo_core.transports.base import Delivery, Subscription
 
 logger = logging.getLogger(__name__)
+
+
+class Channel(Protocol):
+    """One lane's way to a plugin's own process."""
+
+    @property
+    def messages(self) -> MessageTelemetry:
+        """Reports what the process cannot."""
+
+    async def handle(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        """As `Plugin.process_message`."""
+
+    def leave(self) -> None:
+        """What the lane has not begun goes back to where it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +70,10 @@ class PluginSlot:
     followed: Followed | None = None
     """A source that is told how its messages end."""
     threads: ThreadPoolExecutor | None = None
+    open_channel: "Callable[[int, deque[Delivery]], Channel] | None" = None
+    """Opens the way of a lane, by its number, to the plugin's own process, if it has one."""
+    tell_status: Callable[[str], None] = lambda status: None
+    """Tells that process what is on its telemetry from now on."""
     unload: Callable[[], None] = lambda: None
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -82,6 +102,7 @@ class PluginSlot:
         self.state = state
         self.reason = reason
         self.telemetry.state_changed(state.value, reason, failed=state is PluginState.FAILED)
+        self.tell_status(state.value)
         log = logger.warning if reason else logger.info
         log("%s %s is %s%s", self.name, self.version, state.value, f": {reason}" if reason else "")
         self.report(event)
@@ -95,6 +116,11 @@ class PluginSlot:
         """The problem that `degrade` was told of is over; without effect if there is another one by now."""
         if self.state is PluginState.DEGRADED and self.reason == reason:
             self.move_to(PluginState.RUNNING)
+
+    def quarantine(self, reason: str) -> None:
+        """It will not run again by itself; what comes for it is dead-lettered."""
+        if self.state in (PluginState.RUNNING, PluginState.DEGRADED):
+            self.move_to(PluginState.FAILED, reason)
 
     def snapshot(self) -> PluginSnapshot:
         """The numbers of this moment."""

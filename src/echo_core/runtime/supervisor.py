@@ -14,6 +14,7 @@ from echo_core.plugin import Plugin
 from echo_core.roles import Source
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.dispatch import GRACE_S
+from echo_core.runtime.isolation.plugin import RemotePlugin
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.states import PluginState
 
@@ -48,18 +49,36 @@ class Supervisor:
             with slot.telemetry.lifecycle("load"):
                 check_host(self.manifest, host_version=__version__, where=slot.name)
                 plugin = await _in_daemon_thread(self._make, deadline_s)
+                if isinstance(plugin, RemotePlugin):
+                    plugin = await self._launch(plugin, deadline_s)
                 plugin.name = plugin.name or slot.name
                 if plugin.blocking:
                     slot.threads = ThreadPoolExecutor(
                         self.manifest.delivery.lanes, thread_name_prefix=slot.name
                     )
                 slot.plugin = plugin
-                self.context = self._make_context(slot, self.manifest)
+                self.context = await self._context_or_end(plugin)
         except TimeoutError:
             self._gave_up = True
             slot.move_to(PluginState.FAILED, f"loading did not end within {deadline_s:g} s")
         except (Exception, SystemExit) as error:
             slot.move_to(PluginState.FAILED, _reason(error))
+
+    async def _context_or_end(self, plugin: Plugin) -> HostContext:
+        try:
+            return self._make_context(self.slot, self.manifest)
+        except BaseException:
+            if isinstance(plugin, RemotePlugin):
+                await plugin.end()
+            raise
+
+    async def _launch(self, plugin: RemotePlugin, seconds: float) -> RemotePlugin:
+        """Start the plugin's own process, and import the plugin there."""
+        slot = self.slot
+        async with asyncio.timeout(seconds):
+            launched = await plugin.launch(slot.telemetry, slot)
+        slot.open_channel, slot.tell_status = launched.open_channel, launched.tell_status
+        return launched
 
     def _make(self) -> Plugin:
         """Load it; what comes when nobody waits any more is let go at once."""

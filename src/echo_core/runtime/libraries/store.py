@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from echo_core.errors import LibraryError
 from echo_core.runtime.libraries.files import (
@@ -39,6 +40,7 @@ class Store:
     """
 
     def __init__(self, state: Path) -> None:
+        self.state: Final = state
         self._root = state / "store"
 
     def ingest(self, library: Library) -> Site:
