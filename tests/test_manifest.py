@@ -127,6 +127,10 @@ CASES: Mapping[str, tuple[list[Any], list[tuple[Any, str]]]] = {
         [1, 1_000_000],
         [(0, "out of range"), (1_000_001, "out of range"), ({}, "an object")],
     ),
+    "delivery.when_full": (
+        ["wait", "shed_newest", "shed_oldest"],
+        [("drop", "'drop' is not one of wait, shed_newest"), (None, "null is not one of")],
+    ),
     "isolation": (["in_process", "process"], [("thread", "not one of"), (None, "null is not one of")]),
     "timeouts": ([{}, {"init_ms": 5}], [(10_000, "must be an object"), ("10s", "not text")]),
     "timeouts.init_ms": ([1, 86_400_000], [(0, "out of range"), (1.5, "whole number")]),

@@ -93,6 +93,13 @@ QUEUE_TIME: Final = Metric(
     (*_PLUGIN, "message.topic"),
     MESSAGE_MS,
 )
+SHED: Final = Metric(
+    "plugin.message.shed",
+    "counter",
+    "{message}",
+    "Messages that a plugin gave up rather than slow those that send them. Absent while there are none.",
+    (*_PLUGIN, "message.topic", "reason"),
+)
 LOST: Final = Metric(
     "telemetry.lost",
     "counter",
@@ -108,5 +115,6 @@ CATALOGUE: Final = (
     PROCESSING_TIME,
     PROCESS_DURATION,
     QUEUE_TIME,
+    SHED,
     LOST,
 )

@@ -7,7 +7,8 @@ from typing import Final
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from common_telemetry.attributes import Attributes, PluginIdentity, merged
+from common_telemetry.attributes import MESSAGE_TOPIC, REASON, Attributes, PluginIdentity, merged
+from common_telemetry.catalogue import SHED
 from common_telemetry.engine import Clock, PluginEngine
 from common_telemetry.engines.fast.bounded import clean
 from common_telemetry.errors import describe
@@ -109,6 +110,14 @@ class PluginTelemetry:
         """Add `value` to the distribution `name`."""
         if not self._is_off:
             self._instruments.record("histogram", name, value, attributes)
+
+    def shed(self, topic: str, reason: str) -> None:
+        """Count a message of `topic` that the plugin gave up unread. For the host that moves the messages."""
+        with self._faults.guard(
+            "measurement", f"plugin {self.name!r}: a message that was shed is not counted"
+        ):
+            attributes = {**self._plugin.attributes, MESSAGE_TOPIC: topic, REASON: reason}
+            self._engine.recorder(SHED)(1, attributes, None)
 
     def logger(self) -> logging.Logger:
         """The standard logger `echo.plugin.<name>`.

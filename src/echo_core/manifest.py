@@ -27,6 +27,7 @@ API_VERSION: Final = "1.0"
 
 PluginType = Literal["validator", "transformer", "filter", "router", "source", "sink"]
 PLUGIN_TYPES: Final[tuple[PluginType, ...]] = get_args(PluginType)
+WHEN_FULL: Final = ("wait", "shed_newest", "shed_oldest")
 ISOLATIONS: Final = ("in_process", "process")
 """Tiers, the stricter last: in the host's process, or in one of the plugin's own."""
 
@@ -46,6 +47,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Which messages share a lane: a path into the message, like `data.speaker`; empty: no order kept."""
     queue_limit: int = 1_000
     """Messages that may wait for the plugin before its publishers are slowed."""
+    when_full: str = "wait"
+    """What then happens: publishers wait, or the newest or oldest messages are shed, counted by reason."""
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -349,6 +352,7 @@ _CHECKS: Final[dict[str, _Check]] = {
             "lanes": _whole_number(1, 1_024),
             "ordering_key": _ordering_key,
             "queue_limit": _whole_number(1, 1_000_000),
+            "when_full": _one_of(*WHEN_FULL),
         }
     ),
     "isolation": _one_of(*ISOLATIONS),

@@ -17,9 +17,11 @@ class Ending(IntEnum):
     """The transport keeps it, and cannot tell this host what becomes of it."""
     FILTERED = 2
     """A plugin let it, or what was made from it, end on purpose; or nobody subscribes to it."""
-    DEAD_LETTERED = 3
+    SHED = 3
+    """A plugin that was too slow gave it up, as its `delivery.when_full` says."""
+    DEAD_LETTERED = 4
     """A plugin could not handle it, or what was made from it: there is a dead letter."""
-    UNFINISHED = 4
+    UNFINISHED = 5
     """The host stopped, and neither finished it nor kept it as a dead letter."""
 
 

@@ -95,6 +95,18 @@ def test_the_text_shows_the_equation_for_each_plugin_and_the_total() -> None:
     assert lines[3].split() == ["total", "2,700", "2,399", "300", "1", "0", "1,200", "5"]
 
 
+def test_what_was_shed_is_shown_apart_and_makes_no_run_fail() -> None:
+    calm = plugin("calm", received=10, processed=10)
+    busy = plugin("busy", received=3, processed=3, shed={"queue_full": 1_234})  # type: ignore[arg-type]
+    summary = summary_of(calm, busy)
+    assert (summary.ok, summary.totals.shed) == (True, 1_234)
+    assert to_builtins(summary)["plugins"][1]["shed"] == {"queue_full": 1_234}
+    for width in (200, 60):
+        assert "1,234" in text_of(summary, width)
+        assert ("SHED" in text_of(summary, width)) or (", shed 1,234" in text_of(summary, width))
+        assert "1,234" not in text_of(summary_of(calm), width)
+
+
 def test_the_document_has_the_same_numbers() -> None:
     document = to_builtins(summary_of(plugin(received=2, processed=1, dead_lettered=1)))
     assert document["totals"]["received"] == 2

@@ -84,6 +84,14 @@ def test_the_line_of_totals_adds_all_plugins_up() -> None:
     )
 
 
+def test_what_was_shed_is_shown_where_there_is_any() -> None:
+    quiet, busy = plugin("quiet"), plugin("busy", shed={"queue_full": 12})
+    header, first, second = text_of(live_view(host(0.0), host(1.0, quiet, busy), hint=""))[1:4]
+    assert (header.split()[-1], first.split()[-1], second.split()[-1]) == ("SHED", "0", "12")
+    assert totals_line(host(0.0), host(1.0, quiet, busy)).endswith("shed 12")
+    assert "shed" not in totals_line(host(0.0), host(1.0, quiet))
+
+
 def test_a_move_is_one_line_with_its_reason() -> None:
     assert state_line("a", "1.0", PluginState.RUNNING) == "a 1.0 running"
     assert state_line("a", "1.0", PluginState.FAILED, "no\x1b[2J\nmore") == r"a 1.0 failed: no\x1b[2J"

@@ -672,3 +672,26 @@ def test_dead_letters_can_be_read_while_the_file_is_not_there_and_refuse_a_damag
     with pytest.raises(DeadLetterError, match="cannot be read"):
         world.dead_letters.newest()
     assert isinstance(sqlite3.DatabaseError(), sqlite3.Error)
+
+
+def test_what_waits_in_lanes_with_a_key_is_kept_at_a_forced_stop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world, stuck = World(tmp_path, shutdown_timeout_s=0.2), Handler()
+
+        async def hang(message: BaseMessage) -> None:
+            await asyncio.Event().wait()
+
+        stuck.handle = hang
+        world.add(Numbers([{"key": n % 3} for n in range(300)]), SOURCE)
+        delivery = {"lanes": 3, "ordering_key": "data.key"}
+        world.add(stuck, manifest("stuck", hears=("raw",), delivery=delivery))
+        running = asyncio.create_task(world.run(until_idle=False))
+        while not stuck.seen:
+            await asyncio.sleep(0.001)
+        world.host.request_stop()
+        final = await running
+        assert final["counting"].published == 300
+        assert final["stuck"].dead_lettered == 300
+        assert world.dead_letters.count() == 300
+
+    run(scenario())

@@ -14,6 +14,7 @@ def exercise(memory: InMemoryTelemetry) -> None:
     for event in ("init", "health_check", "shutdown"):
         with plugin.lifecycle(event):
             pass
+    plugin.shed("orders.new", "queue_full")
     run_pipeline(memory.context)
     for pipeline in memory.context._pipelines:  # without losses nothing is said of them
         pipeline.tally.enter(2)

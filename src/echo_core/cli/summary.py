@@ -1,6 +1,6 @@
 """The account at the end of a run: every message received ended in one way, and the counts show it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,8 @@ class Counts:
     """Still in the queue, never received."""
     published: int
     failed_attempts: int
+    shed: int
+    """Given up before they were received, because `delivery.when_full` asks for it."""
 
     @property
     def add_up(self) -> bool:
@@ -47,6 +49,8 @@ class PluginSummary:
     state: str
     reason: str
     counts: Counts
+    shed: Mapping[str, int]
+    """The shed ones by reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,9 @@ def _plugin(plugin: PluginSnapshot) -> PluginSummary:
             waiting=plugin.queue,
             published=plugin.published,
             failed_attempts=plugin.failed_attempts,
+            shed=sum(plugin.shed.values()),
         ),
+        shed=plugin.shed,
     )
 
 
@@ -162,7 +168,9 @@ def _sentences(summary: Summary) -> "RenderableType":
         text.append(
             f"  received {counts.received:,} = {counts.processed:,} processed + {counts.filtered:,} filtered"
             f" + {counts.dead_lettered:,} dead + {counts.unfinished:,} unfinished\n"
-            f"  published {counts.published:,}, failed tries {counts.failed_attempts:,}\n"
+            f"  published {counts.published:,}, failed tries {counts.failed_attempts:,}"
+            + (f", shed {counts.shed:,}" if summary.totals.shed else "")
+            + "\n"
         )
     text.rstrip()
     return text
@@ -182,17 +190,23 @@ def _table(summary: Summary) -> "Table":
         "+ UNFINISHED",
         "PUBLISHED",
         "FAILED TRIES",
+        *(["SHED"] if summary.totals.shed else []),
     ):
         table.add_column(heading, justify="right")
     for plugin in summary.plugins:
         style = "red" if plugin.state == PluginState.FAILED.value else ""
-        table.add_row(f"{plugin.name} {plugin.version}", plugin.state, *_cells(plugin.counts), style=style)
-    table.add_row("total", "", *_cells(summary.totals), style="bold")
+        table.add_row(
+            f"{plugin.name} {plugin.version}",
+            plugin.state,
+            *_cells(plugin.counts, summary.totals),
+            style=style,
+        )
+    table.add_row("total", "", *_cells(summary.totals, summary.totals), style="bold")
     return table
 
 
-def _cells(counts: Counts) -> list[str]:
-    numbers = (
+def _cells(counts: Counts, totals: Counts) -> list[str]:
+    numbers = [
         counts.received,
         counts.processed,
         counts.filtered,
@@ -200,5 +214,7 @@ def _cells(counts: Counts) -> list[str]:
         counts.unfinished,
         counts.published,
         counts.failed_attempts,
-    )
+    ]
+    if totals.shed:
+        numbers.append(counts.shed)
     return [f"{number:,}" for number in numbers]

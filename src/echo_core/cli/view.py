@@ -36,13 +36,15 @@ def live_view(before: HostSnapshot, after: HostSnapshot, *, hint: str) -> "Rende
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("PLUGIN")
     table.add_column("STATE")
-    for heading in ("IN/S", "OUT/S", "P95 ms", "FAILED", "DEAD", "QUEUE"):
+    sheds = any(map(_shed, after.plugins))
+    for heading in ("IN/S", "OUT/S", "P95 ms", "FAILED", "DEAD", "QUEUE", *(["SHED"] if sheds else [])):
         table.add_column(heading, justify="right")
     for plugin in after.plugins:
         mark, style = _MARKS.get(plugin.state, _OTHER_MARK)
         name = f"{plugin.name} {plugin.version}".strip()
         state = Text(f"{mark} {plugin.state.value}", style=style)
-        table.add_row(name, state, *_cells(earlier.get(plugin.name), plugin, seconds))
+        cells = _cells(earlier.get(plugin.name), plugin, seconds)
+        table.add_row(name, state, *cells, *([f"{_shed(plugin):,}"] if sheds else []))
     reasons = [
         Text(f"{_MARKS.get(plugin.state, _OTHER_MARK)[0]} {plugin.name}: {_first_line(plugin.reason)}")
         for plugin in after.plugins
@@ -66,6 +68,8 @@ def totals_line(before: HostSnapshot, after: HostSnapshot) -> str:
         f"failed attempts {_sum(after, 'failed_attempts'):,}",
         f"queue {_sum(after, 'queue'):,}",
     ]
+    if shed := sum(map(_shed, after.plugins)):
+        parts.append(f"shed {shed:,}")
     return f"{_duration(after.uptime_s)}  {', '.join(parts)}"
 
 
@@ -87,6 +91,10 @@ def _cells(before: PluginSnapshot | None, after: PluginSnapshot, seconds: float)
         f"{after.dead_lettered:,}",
         f"{after.queue:,}" if handles else _UNKNOWN,
     ]
+
+
+def _shed(plugin: PluginSnapshot) -> int:
+    return sum(plugin.shed.values())
 
 
 def _sum(snapshot: HostSnapshot, counter: str) -> int:

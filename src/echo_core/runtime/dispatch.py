@@ -14,10 +14,11 @@ from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.lane import BATCH, Lane, Receive, dead_letter
 from echo_core.runtime.lanes import Backlog, Sorter
 from echo_core.runtime.settlement import Settlements
+from echo_core.runtime.shedding import Shedder
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.turn import Turn
 from echo_core.settlement import Ending
-from echo_core.transports.base import Delivery, Subscription, Transport
+from echo_core.transports.base import Bounds, Delivery, Subscription, Transport
 
 GRACE_S: Final = 1.0
 """How long what was cancelled may take to end before it is left behind."""
@@ -27,11 +28,12 @@ _TICK_S: Final = 0.05
 
 @dataclass(slots=True)
 class _Feeding:
-    """What feeds one plugin: a task for each lane, and one for the sorter."""
+    """What feeds one plugin: a task for each lane, and one for each stage before the lanes."""
 
     lanes: Sequence[Lane]
     workers: Sequence[asyncio.Task[None]]
-    sorter: Sorter | None = None
+    stages: Sequence[tuple[Sorter | Shedder, asyncio.Task[None]]] = ()
+    """In the order in which messages go through them; their tasks are among the workers."""
 
 
 class Dispatcher:
@@ -43,6 +45,8 @@ class Dispatcher:
         self._clock = clock
         self.turn = Turn()
         self.settlements = Settlements()
+        self.bounds = Bounds()
+        """What the transport was told to keep within; the lanes keep within it too."""
         self._feeding: dict[PluginSlot, _Feeding] = {}
 
     def collect(self, slot: PluginSlot) -> None:
@@ -88,15 +92,22 @@ class Dispatcher:
         if slot.resting:
             receive = Backlog(slot.resting, receive).receive
         delivery = slot.manifest.delivery
-        workers: list[asyncio.Task[None]] = []
+        limit = self._limit(delivery.queue_limit)
+        stages: list[tuple[Sorter | Shedder, asyncio.Task[None]]] = []
+        if delivery.when_full != "wait":
+            oldest = delivery.when_full == "shed_oldest"
+            shedder = Shedder(slot, receive, self.settlements, limit=limit, oldest=oldest)
+            receive, limit = shedder.receive, delivery.lanes
+            stages.append((shedder, asyncio.create_task(shedder.run(), name=f"{slot.name} shedder")))
         receivers: Sequence[Receive] = [receive] * delivery.lanes
-        sorter = None
         if delivery.lanes > 1 and delivery.ordering_key:
-            sorter = Sorter(receive, delivery.ordering_key, delivery.lanes, delivery.queue_limit)
+            sorter = Sorter(receive, delivery.ordering_key, delivery.lanes, limit)
             receivers = sorter.receivers
-            workers.append(asyncio.create_task(sorter.run(), name=f"{slot.name} sorter"))
-        # Lanes that share one queue take one message at a time, so that none sits on what another could do.
-        batch = BATCH if delivery.lanes == 1 or delivery.ordering_key else 1
+            stages.append((sorter, asyncio.create_task(sorter.run(), name=f"{slot.name} sorter")))
+        # Lanes that share one queue take one message at a time, so that none sits on what another could do;
+        # and what a lane has taken can be shed no more.
+        alone = delivery.lanes == 1 or bool(delivery.ordering_key)
+        batch = BATCH if alone and delivery.when_full == "wait" else 1
         lanes = [
             Lane(
                 slot,
@@ -111,11 +122,16 @@ class Dispatcher:
             )
             for number, receive in enumerate(receivers)
         ]
+        workers = [task for _, task in stages]
         for number, lane in enumerate(lanes):
             workers.append(asyncio.create_task(lane.run(), name=f"{slot.name} lane {number}"))
         for worker in workers:
             worker.add_done_callback(lambda task: _report(task, lost))
-        self._feeding[slot] = _Feeding(lanes, workers, sorter)
+        self._feeding[slot] = _Feeding(lanes, workers, stages)
+
+    def _limit(self, asked: int) -> int:
+        """How many messages may wait between subscription and lanes: `asked`, or less with many plugins."""
+        return max(1, min(asked, self.bounds.messages // (4 * (len(self._feeding) + 1))))
 
     async def rest(self, slot: PluginSlot, seconds: float) -> None:
         """Close the plugin's lanes: what is in hand is ended, all else rests until it is fed again.
@@ -126,9 +142,9 @@ class Dispatcher:
         if feeding is None:
             return
         not_begun = [delivery for lane in feeding.lanes for delivery in lane.leave()]
-        if feeding.sorter is not None:
-            not_begun += feeding.sorter.leave()
-            feeding.workers[0].cancel()
+        for stage, task in reversed(feeding.stages):  # what is nearer to the lanes is older
+            not_begun += stage.leave()
+            task.cancel()
         slot.resting.extendleft(reversed(not_begun))
         _, late = await asyncio.wait(feeding.workers, timeout=seconds)
         for worker in late:

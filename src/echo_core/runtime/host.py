@@ -211,6 +211,7 @@ class Host:
         """
         self._began = time.monotonic()
         self._transport.limit(self._settings.host.bounds)
+        self._dispatcher.bounds = self._settings.host.bounds
         await self._transport.open()
         watch = asyncio.create_task(self._dispatcher.watch(), name="deadlines")
         health = asyncio.create_task(self._check_health(), name="health checks")

@@ -5,6 +5,7 @@ key: a sorter puts messages of the same key into the same lane, where they stay 
 """
 
 import asyncio
+import contextlib
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -62,8 +63,21 @@ class Sorter:
         return [inbox.receive for inbox in self._inboxes]
 
     async def run(self) -> None:
-        """Sort until the subscription is closed and empty; what is still unsorted at a cancel goes back."""
+        """Until the subscription is closed and all is handed on; what is still here at a cancel goes back."""
         try:
+            await self._sort()
+            for inbox in self._inboxes:
+                inbox.close()
+            while self._held:
+                self._room.clear()
+                await self._room.wait()
+        except asyncio.CancelledError:
+            for inbox in () if self._leaving else self._inboxes:
+                await inbox.hand_back()
+            raise
+
+    async def _sort(self) -> None:
+        with contextlib.suppress(TransportClosed):
             while True:
                 await self._room.wait()
                 for delivery in await self._receive(BATCH):
@@ -74,13 +88,6 @@ class Sorter:
                     self._held += 1
                 if self._held >= self._limit:
                     self._room.clear()
-        except TransportClosed:
-            for inbox in self._inboxes:
-                inbox.close()
-        except asyncio.CancelledError:
-            for inbox in () if self._leaving else self._inboxes:
-                await inbox.hand_back()
-            raise
 
     def leave(self) -> list[Delivery]:
         """Sort no more, the caller cancels `run`; returns what no lane has taken, each key in order."""

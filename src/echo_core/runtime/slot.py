@@ -65,6 +65,8 @@ class PluginSlot:
     reason: str = ""
     plugin: Plugin | None = None
     subscription: Subscription | None = None
+    kept: deque[Delivery] = field(default_factory=deque)
+    """What waits for the lanes of a plugin that sheds messages, which is not slowed by its publishers."""
     resting: deque[Delivery] = field(default_factory=deque)
     """Taken from the subscription and not begun: what the next lanes begin with."""
     followed: Followed | None = None
@@ -126,6 +128,7 @@ class PluginSlot:
         """The numbers of this moment."""
         numbers = self.statistics
         ended = numbers.processed + numbers.filtered + numbers.dead_lettered
+        queue = self.subscription.statistics().waiting if self.subscription else 0
         return PluginSnapshot(
             name=self.name,
             version=self.version,
@@ -142,7 +145,8 @@ class PluginSlot:
             dead_lettered=numbers.dead_lettered,
             failed_attempts=numbers.failed_attempts,
             published=numbers.published,
-            queue=(self.subscription.statistics().waiting if self.subscription else 0) + len(self.resting),
+            shed=dict(numbers.shed),
+            queue=queue + len(self.resting) + len(self.kept),
             in_hand=numbers.received - ended,
             p95_ms=numbers.percentile_ms(0.95),
         )

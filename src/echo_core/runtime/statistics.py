@@ -1,7 +1,7 @@
 """What the host counts of each plugin, and the snapshots that views and summaries are made from."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ _RECENT: Final = 1_024
 
 
 class Statistics:
-    """Counters of one plugin. A delivery ends as one of the three outcomes, or is still in hand."""
+    """Counters of one plugin. A delivery ends as one of the three outcomes, is shed, or is still in hand."""
 
     __slots__ = (
         "_recent",
@@ -22,6 +22,7 @@ class Statistics:
         "processed",
         "published",
         "received",
+        "shed",
     )
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class Statistics:
         self.dead_lettered = 0
         self.failed_attempts = 0
         self.published = 0
+        self.shed: dict[str, int] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
 
     def took(self, seconds: float) -> None:
@@ -76,6 +78,8 @@ class PluginSnapshot:
     dead_lettered: int = 0
     failed_attempts: int = 0
     published: int = 0
+    shed: Mapping[str, int] = field(default_factory=dict)
+    """Given up before they were received, by reason; empty unless `delivery.when_full` asks for it."""
     queue: int = 0
     """Messages that wait."""
     in_hand: int = 0
