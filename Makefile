@@ -8,7 +8,7 @@ BENCH  ?= .venvs/bench
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sdk check lock bench bench-quick bench-profile bench-telemetry clean
+.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,12 @@ test-sdk: ## run the telemetry tests with another opentelemetry-sdk, in an envir
 	.venvs/sdk-$(SDK)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    $(foreach part,api sdk exporter-otlp-proto-http exporter-otlp-proto-grpc,opentelemetry-$(part)==$(SDK).*)
 	.venvs/sdk-$(SDK)/bin/python -m pytest tests/telemetry $(ARGS)
+
+# How often a host is killed; `make test` does it 50 times.
+KILLS ?= 1000
+faults: setup ## kill hosts a thousand times, and see that nothing is lost (KILLS=1000)
+	@echo "==> faults: $(KILLS) kills at random moments, and one before each statement of SQL"
+	ECHO_CORE_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/faults $(ARGS)
 
 check: setup ## ruff, mypy --strict, import direction, lock files up to date
 	@echo "==> check: formatting and lint"

@@ -17,6 +17,7 @@ from echo_core.message import BaseMessage
 from echo_core.testing import async_test
 from echo_core.transports.base import Delivery, Subscription
 from echo_core.transports.sqlite.leases import lock_path
+from echo_core.transports.sqlite.settings import settings_from_url
 from echo_core.transports.sqlite.transport import SqliteTransport, open_from_url
 
 
@@ -128,14 +129,18 @@ async def test_messages_wait_for_a_subscription_that_nobody_listens_to(store: Pa
 
 
 @async_test
-async def test_after_a_kill_what_was_handed_out_counts_an_attempt_and_the_rest_does_not(store: Path) -> None:
+async def test_after_a_kill_what_was_in_hand_counts_an_attempt_and_the_rest_does_not(store: Path) -> None:
     async with killed(store) as first, first.subscribe("reader", ["a"]) as reader:
-        await publish(first, "settled", "in hand", "never seen")
-        settled, _ = await take(reader, 2)
+        await publish(first, "settled", "in hand", "not begun", "never seen")
+        settled, _, _ = await take(reader, 3)
         await settled.settle()
     async with transport(store) as second, second.subscribe("reader", ["a"]) as reader:
-        taken = await take(reader, 2)
-        assert [(d.message.data, d.attempt) for d in taken] == [("in hand", 2), ("never seen", 1)]
+        taken = await take(reader, 3)
+        assert [(d.message.data, d.attempt) for d in taken] == [
+            ("in hand", 2),
+            ("not begun", 1),
+            ("never seen", 1),
+        ]
 
 
 @async_test
@@ -178,22 +183,46 @@ async def test_a_delay_outlives_a_restart(store: Path) -> None:
         assert second.unsettled() == 1
 
 
-@pytest.mark.parametrize(
-    ("delayed_ns", "due_ns"),
-    [(0, 1), (2**62, 2**62 + 1)],
-    ids=["the clock went forward", "the clock was set back"],
-)
+@pytest.mark.parametrize("jump_s", [4_000, -4_000])
+@pytest.mark.parametrize("is_restarted", [True, False])
 @async_test
 async def test_a_clock_that_jumps_delays_nothing_for_longer(
-    store: Path, delayed_ns: int, due_ns: int
+    store: Path, jump_s: int, is_restarted: bool
 ) -> None:
-    async with transport(store) as first, first.subscribe("reader", ["a"]) as reader:
+    now_ns = 10**18
+
+    def clock() -> int:
+        return now_ns
+
+    first = SqliteTransport(settings_from_url(f"sqlite://{store}"), time_ns=clock)
+    second = SqliteTransport(settings_from_url(f"sqlite://{store}"), time_ns=clock)
+    async with first, first.subscribe("reader", ["a"]) as reader:
         await publish(first, "later")
         (later,) = await take(reader, 1)
         await later.retry(3_600)
-    write(store, f"UPDATE deliveries SET delayed_ns = {delayed_ns}, due_ns = {due_ns}")  # noqa: S608
-    async with transport(store) as second, second.subscribe("reader", ["a"]) as reader:
+        await until(lambda: rows(store, "SELECT count(due_ns) FROM deliveries") == [(1,)])
+        if not is_restarted:
+            now_ns += jump_s * 10**9
+            assert [(d.message.data, d.attempt) for d in await take(reader, 1)] == [("later", 2)]
+            return
+    now_ns += jump_s * 10**9
+    async with second, second.subscribe("reader", ["a"]) as reader:
         assert [(d.message.data, d.attempt) for d in await take(reader, 1)] == [("later", 2)]
+
+
+@async_test
+async def test_a_file_that_can_only_be_read_refuses_what_is_published(store: Path) -> None:
+    async with transport(store) as opened, opened.subscribe("reader", ["a"]) as reader:
+        await publish(opened, 1)
+        writer = opened._writer
+        assert writer is not None
+        writer._connection.execute("PRAGMA query_only = 1")
+        with pytest.raises(StoreError, match="can be written"):
+            await publish(opened, 2)
+        (delivery,) = await take(reader, 1)
+        await delivery.settle()
+        writer._connection.execute("PRAGMA query_only = 0")
+        await until(lambda: rows(store, "SELECT count(*) FROM deliveries") == [(0,)])
 
 
 @async_test
@@ -270,6 +299,7 @@ async def test_a_host_hears_what_another_publishes(store: Path) -> None:
 HOST = """
 import asyncio, sys
 from echo_core.message import BaseMessage
+from echo_core.transports.sqlite.settings import settings_from_url
 from echo_core.transports.sqlite.transport import open_from_url
 
 async def main():

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
@@ -29,7 +31,7 @@ _REMEMBERED: Final = 10_000
 class SqliteDelivery(Delivery):
     """A delivery that is a row of the store until it is settled."""
 
-    __slots__ = ("_is_ended", "_subscription", "is_settled", "seq")
+    __slots__ = ("_is_ended", "_subscription", "following", "is_settled", "seq")
 
     def __init__(
         self, subscription: "SqliteSubscription", seq: int, topic: str, message: BaseMessage, attempt: int
@@ -39,6 +41,8 @@ class SqliteDelivery(Delivery):
         self.attempt = attempt
         self.seq = seq
         """The message's place in the order of acceptance."""
+        self.following: SqliteDelivery | None = None
+        """The next of those that were received together: in hand once this one has ended."""
         self.is_settled = False
         self._is_ended = False
         self._subscription = subscription
@@ -47,7 +51,7 @@ class SqliteDelivery(Delivery):
         if not self._is_ended:
             self._is_ended = True
             self.is_settled = True
-            self._subscription._settle(self.seq)
+            self._subscription._settle(self)
 
     async def retry(self, delay: float = 0.0) -> None:
         if not self._is_ended:
@@ -122,7 +126,9 @@ class SqliteSubscription(Subscription):
                     self._transport._changed(-1)
         self._received += len(taken)
         if taken:
-            writer.handed_out(self, taken)
+            for delivery, following in pairwise(taken):
+                delivery.following = following
+            writer.handed_out(self, taken[0])
         self._let_publishers_go_on()
         return taken
 
@@ -171,8 +177,11 @@ class SqliteSubscription(Subscription):
         if self._waiting * 4 <= self.queue_limit or self._is_closing:
             self._transport._congestion.end(self)
 
-    def _settle(self, seq: int) -> None:
-        self._transport._writer_or_closed().settle(self, seq)
+    def _settle(self, delivery: SqliteDelivery) -> None:
+        writer = self._transport._writer_or_closed()
+        writer.settle(self, delivery.seq)
+        if delivery.following is not None:
+            writer.handed_out(self, delivery.following)
         self._received -= 1
         self._transport._changed(-1)
         self._transport._check_settled()
@@ -240,8 +249,9 @@ class SqliteTransport(Transport):
         "for dead before.",
     )
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, *, time_ns: Callable[[], int] = time.time_ns) -> None:
         self.settings = settings
+        self._time_ns = time_ns
         self._writer: Writer | None = None
         self._loop: asyncio.AbstractEventLoop
         self._subscriptions: dict[SqliteSubscription, None] = {}
@@ -260,7 +270,7 @@ class SqliteTransport(Transport):
     async def open(self) -> None:
         if self._writer is None:
             self._loop = asyncio.get_running_loop()
-            writer = Writer(self.settings, self._loop, self._report)
+            writer = Writer(self.settings, self._loop, self._report, time_ns=self._time_ns)
             await writer.start()
             self._writer = writer
             self._broken = None

@@ -155,7 +155,8 @@ class Writer:
         self._routes: TopicTrie[int] = TopicTrie()
         self._known_routes: dict[str, tuple[int, ...]] = {}
         self._next_due_ns: int | None = None
-        self._seen_ns = 0
+        self._delayed_ns = 0
+        """When something was last delayed: a clock that shows less was set back since."""
         self._counter = 0
         self._is_stale = False
         self._claims_more = False
@@ -201,9 +202,9 @@ class Writer:
         if self._idle:
             self._wake.set()
 
-    def handed_out(self, reader: Reader, deliveries: Iterable[Handed]) -> None:
-        """Receivers have got these."""
-        self._handed.extend([(reader, delivery) for delivery in deliveries])
+    def handed_out(self, reader: Reader, delivery: Handed) -> None:
+        """A receiver has this one in hand."""
+        self._handed.append((reader, delivery))
         if self._idle:
             self._wake.set()
 
@@ -379,8 +380,7 @@ class Writer:
 
     def _should_look(self) -> bool:
         now_ns = self._time_ns()
-        was_set_back, self._seen_ns = now_ns < self._seen_ns, now_ns
-        is_due = self._next_due_ns is not None and (now_ns >= self._next_due_ns or was_set_back)
+        is_due = self._next_due_ns is not None and not self._delayed_ns <= now_ns < self._next_due_ns
         return (
             is_due
             or self._is_stale
@@ -482,7 +482,9 @@ class Writer:
                 times = Counter({seq: count - 1 for seq, count in times.items() if count > 1})
 
     def _apply_delayed(self, delayed: list[tuple[Reader, int, float]], outcome: Outcome) -> None:
-        now_ns = self._time_ns()
+        if not delayed:
+            return
+        now_ns = self._delayed_ns = self._time_ns()
         for reader, seq, seconds in delayed:
             due_ns = now_ns + int(seconds * 1e9)
             outcome.returned.append(reader)

@@ -1,0 +1,189 @@
+"""Hosts that are killed at any moment lose nothing: 50 kills here, as many as `ECHO_CORE_KILLS` says there.
+
+`make faults` kills a thousand times. What is random is printed where it fails.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from echo_core.message import decode
+from echo_core.runtime.dead_letters import DeadLetterStore
+from echo_core.testing import async_test
+from echo_core.transports.sqlite.inspection import check
+from faults.victim import HOPELESS, numbers
+from support.stores import drain, message, rows, store_at
+
+KILLS = int(os.environ.get("ECHO_CORE_KILLS", "50"))
+LONGEST_S = 0.25
+"""A life lasts up to so long: from its first steps to some hundreds of messages."""
+VICTIM = Path(__file__).with_name("victim.py")
+
+
+class Lives:
+    """A host in a process of its own, again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(VICTIM), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+
+    def begin(self, how: str = "go on") -> int:
+        """The process id of a new life."""
+        print(how, file=self._to, flush=True)
+        return int(self._from.readline())
+
+    def ended(self) -> int:
+        """How it ended: an exit code, or minus the signal's number."""
+        return int(self._from.readline())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def lives_in(folder: Path) -> Iterator[Lives]:
+    lives = Lives(folder)
+    try:
+        yield lives
+    finally:
+        lives.close()
+
+
+def dead_lettered(folder: Path) -> set[int]:
+    store = DeadLetterStore(folder / "dead_letters.sqlite")
+    with contextlib.closing(store):
+        return {letter.message().data["number"] for letter in store.newest(limit=1_000_000)}
+
+
+def due(folder: Path) -> set[int]:
+    """The numbers that somebody has still to settle, as they lie in the file."""
+    bodies = rows(
+        folder / "messages.sqlite",
+        "SELECT m.body FROM messages m WHERE m.seq IN (SELECT seq FROM deliveries)",
+    )
+    return {decode(body).data["number"] for (body,) in bodies}
+
+
+def account(folder: Path) -> None:
+    """Every number that was accepted has reached the sink, is a dead letter, or is still due."""
+    accepted = set(numbers(folder / "accepted"))
+    assert accepted - set(numbers(folder / "reached")) - dead_lettered(folder) - due(folder) == set()
+    report = check(folder / "messages.sqlite")
+    assert report.is_sound, report.findings
+
+
+def finish(lives: Lives, folder: Path) -> None:
+    """Run to the end, and see that everything has come to its own."""
+    lives.begin("finish")
+    assert lives.ended() == 0
+    account(folder)
+    assert due(folder) == set()
+    assert all(number % HOPELESS == 0 for number in dead_lettered(folder))
+
+
+@pytest.mark.timeout(60 + KILLS)
+@pytest.mark.slow
+def test_a_host_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    with lives_in(tmp_path) as lives:
+        for kill in range(KILLS):
+            process = lives.begin()
+            time.sleep(chance.uniform(0, LONGEST_S))
+            os.kill(process, signal.SIGKILL)
+            assert lives.ended() == -signal.SIGKILL
+            if kill % 10 == 9:
+                account(tmp_path)
+        finish(lives, tmp_path)
+    assert len(numbers(tmp_path / "accepted")) > KILLS
+
+
+@pytest.mark.timeout(60 + KILLS)
+@pytest.mark.slow
+def test_of_hosts_that_share_a_store_the_others_go_on_with_what_a_killed_one_had(tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    (tmp_path / "accepted").touch()
+    with lives_in(tmp_path) as one, lives_in(tmp_path) as two:
+        running = {one: one.begin(), two: two.begin()}
+        for _ in range(max(5, KILLS // 10)):
+            time.sleep(chance.uniform(0, LONGEST_S))
+            lives = chance.choice((one, two))
+            os.kill(running[lives], signal.SIGKILL)
+            assert lives.ended() == -signal.SIGKILL
+            running[lives] = lives.begin()
+        for lives, process in running.items():
+            os.kill(process, signal.SIGKILL)
+            lives.ended()
+        finish(one, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_statement_leaves_a_store_with_all_that_was_accepted(tmp_path: Path) -> None:
+    with lives_in(tmp_path) as lives:
+        for statement in range(1, 1_000):
+            lives.begin(f"statement {statement}")
+            is_over = lives.ended() == 0
+            folder = tmp_path / str(statement)
+            if (folder / "messages.sqlite").exists():
+                left = set(asyncio.run(drain(folder / "messages.sqlite", "reader", ["a"])))
+                missing = set(numbers(folder / "accepted")) - set(numbers(folder / "reached")) - left
+                assert not missing, f"killed before statement {statement}"
+                assert check(folder / "messages.sqlite").is_sound
+            if is_over:
+                assert statement > 50
+                return
+    raise AssertionError("it never came to its end")
+
+
+@async_test
+async def test_a_log_that_is_cut_anywhere_after_it_still_has_what_was_accepted(tmp_path: Path) -> None:
+    """What the disk may have of the log when the power fails: at least what was synchronised."""
+    store, log = tmp_path / "messages.sqlite", tmp_path / "messages.sqlite-wal"
+    sizes: list[int] = []
+    async with store_at(store) as transport, transport.subscribe("reader", ["a"]):
+        for number in range(20):
+            await transport.publish("a", message({"number": number}))
+            sizes.append(size(log))
+        content = {store.name: contents(store), log.name: contents(log)}
+    assert size(log) == 0  # a clean end leaves nothing in it
+    for accepted, kept in enumerate(sizes, start=1):
+        for cut in (kept, kept + 1, kept + 2_000):
+            folder = tmp_path / f"{accepted} {cut - kept}"
+            put(folder / store.name, content[store.name])
+            put(folder / log.name, content[log.name][:cut])
+            came = await drain(folder / store.name, "reader", ["a"])
+            assert came[:accepted] == list(range(accepted))
+
+
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def contents(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def put(file: Path, content: bytes) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
