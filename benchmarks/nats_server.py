@@ -37,7 +37,19 @@ def running() -> Iterator[str | None]:
         return
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [program, "--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", folder],
+            # JetStream is for those who ask for it; core NATS, on which FastStream runs, is none the slower.
+            [
+                program,
+                "--addr",
+                "127.0.0.1",
+                "--port",
+                "-1",
+                "--ports_file_dir",
+                folder,
+                "-js",
+                "-sd",
+                folder,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

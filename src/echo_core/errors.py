@@ -22,6 +22,7 @@ EchoCoreError
 └── TransportError             the transport cannot do what was asked
     ├── TransportClosed        it is closed, or closing
     ├── StoreError             a store of messages cannot be opened, read or written
+    ├── MessageTooLarge        larger than the transport takes
     └── QueueFull              a bound is reached and waiting would deadlock
 """
 
@@ -218,3 +219,9 @@ class QueueFull(TransportError):
     """A queue's hard bound is reached, and waiting for room could deadlock."""
 
     code = "E-QUEUE-FULL"
+
+
+class MessageTooLarge(TransportError):
+    """The encoded message is larger than the transport takes. Nothing was sent."""
+
+    code = "E-TOO-LARGE"

@@ -15,6 +15,7 @@ from echo_core.testing.transport_contract import TRANSPORT_CHECKS, TransportChec
 from echo_core.transports.base import Delivery, SubscriptionStatistics
 from echo_core.transports.memory import MemoryDelivery, MemorySubscription, MemoryTransport
 from echo_core.transports.urls import transport_for
+from support.brokers import SCHEMES, Brokers, open_broker
 
 
 class WireTransport(MemoryTransport):
@@ -39,6 +40,15 @@ async def test_a_transport_keeps_its_promises(
 @async_test
 async def test_a_store_on_disk_keeps_them_too(tmp_path: Path, check: TransportCheck) -> None:
     await check(lambda: transport_for("sqlite://messages.sqlite", tmp_path))
+
+
+@pytest.mark.parametrize("check", TRANSPORT_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@async_test
+async def test_a_transport_over_a_broker_keeps_its_promises(
+    scheme: str, check: TransportCheck, brokers: Brokers
+) -> None:
+    await check(lambda: open_broker(brokers.url(scheme)))
 
 
 class Broken(MemoryTransport):

@@ -168,6 +168,10 @@ class Transport(ABC):
     async def wait_until_settled(self) -> None:
         """Return when `unsettled` is zero."""
 
+    def trouble(self) -> str:
+        """What keeps it from working at this moment, in words; empty when nothing does."""
+        return ""
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self

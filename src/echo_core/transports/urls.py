@@ -1,5 +1,6 @@
 """Opens a transport from its URL. A new transport is one line here."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -10,9 +11,32 @@ from echo_core.transports.base import Transport
 from echo_core.transports.memory import MemoryTransport
 from echo_core.transports.sqlite.transport import open_from_url
 
-_SCHEMES: Final[dict[str, Callable[[str, Path | None], Transport]]] = {
+_Open = Callable[[str, Path | None], Transport]
+
+
+def _of_extra(name: str) -> _Open:
+    """The transport of `transports/<name>.py`, whose client library is the extra of that name."""
+
+    def open_transport(url: str, folder: Path | None) -> Transport:
+        try:
+            module = importlib.import_module(f"echo_core.transports.{name}")
+        except ModuleNotFoundError as error:
+            raise SettingsError(
+                f"{name}:// needs a library that is not installed",
+                where="host.transport",
+                why=f"there is no module {error.name}",
+                fix=f"pip install 'echo-core[{name}]'",
+            ) from error
+        transport: Transport = getattr(module, f"open_{name}")(url)
+        return transport
+
+    return open_transport
+
+
+_SCHEMES: Final[dict[str, _Open]] = {
     "memory": lambda url, folder: MemoryTransport(),
     "sqlite": open_from_url,
+    "nats": _of_extra("nats"),
 }
 
 
@@ -21,10 +45,10 @@ def transport_for(url: str, folder: Path | None = None) -> Transport:
 
     Relative paths in the URL begin at `folder`.
     """
-    scheme = urlsplit(url).scheme
+    scheme = urlsplit(url).scheme.removesuffix("+tls")
     if scheme not in _SCHEMES:
         raise SettingsError(
-            f"no transport for {scheme or url!r}",
+            f"no transport for {scheme or 'a URL without a scheme'}",
             where="host.transport",
             fix=f"use one of {', '.join(f'{known}://' for known in _SCHEMES)}",
         )

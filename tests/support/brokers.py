@@ -1,0 +1,43 @@
+"""The brokers that transports are tested on: each started once, the first time that a test wants it."""
+
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Final
+
+from echo_core.transports.broker import BrokerTransport
+from echo_core.transports.urls import transport_for
+from support.servers import Server, nats_server
+
+_SERVERS: Final[dict[str, Callable[[], AbstractContextManager[Server]]]] = {
+    "nats": nats_server,
+}
+SCHEMES: Final = tuple(_SERVERS)
+
+
+class Brokers:
+    """Running servers, by the scheme of their transport."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[str, Server] = {}
+        self._numbers = itertools.count()
+
+    def server(self, scheme: str) -> Server:
+        """The server; started now if it is not running. Skips the test, or fails in CI, where there is none."""
+        if scheme not in self._running:
+            self._running[scheme] = self._stack.enter_context(_SERVERS[scheme]())
+        return self._running[scheme]
+
+    def url(self, scheme: str, **options: object) -> str:
+        """A URL with a prefix of its own, so that no test sees another's messages."""
+        options = {"prefix": f"test{next(self._numbers)}", **options}
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"{scheme}://127.0.0.1:{self.server(scheme).port}/?{query}"
+
+
+def open_broker(url: str) -> BrokerTransport:
+    """The transport of a broker's URL, not yet open."""
+    transport = transport_for(url)
+    assert isinstance(transport, BrokerTransport)
+    return transport
