@@ -24,7 +24,7 @@ class Brokers:
         self._numbers = itertools.count()
 
     def server(self, scheme: str) -> Server:
-        """The server; started now if it is not running. Skips the test, or fails in CI, where there is none."""
+        """The server, started now if it is not running; where there is none, see `servers.missing`."""
         if scheme not in self._running:
             self._running[scheme] = self._stack.enter_context(_SERVERS[scheme]())
         return self._running[scheme]
