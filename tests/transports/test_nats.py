@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
@@ -66,7 +67,7 @@ def test_filters_are_as_narrow_as_nats_allows(wanted: list[str], filters: list[s
 
 
 @asynccontextmanager
-async def operator(port: int, **more: object) -> AsyncIterator[JetStreamContext]:
+async def operator(port: int, **more: Any) -> AsyncIterator[JetStreamContext]:
     client = await nats.connect(f"nats://127.0.0.1:{port}", **more)
     try:
         yield client.jetstream()
@@ -119,7 +120,7 @@ async def test_an_operators_stream_is_used_as_it_is(brokers: Brokers) -> None:
 )
 @async_test
 async def test_a_stream_that_cannot_serve_is_refused(
-    brokers: Brokers, config: dict[str, object], complaint: str
+    brokers: Brokers, config: dict[str, Any], complaint: str
 ) -> None:
     name = f"BAD{len(complaint)}"
     async with operator(brokers.server("nats").port) as jetstream:

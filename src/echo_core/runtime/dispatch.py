@@ -190,11 +190,11 @@ class Dispatcher:
         slot.resting.clear()
         if slot.subscription is not None:
             await slot.subscription.close()
+            left += await _remaining(slot.subscription)
             if self._transport.capabilities.durable:
                 for delivery in reversed(left):
                     await delivery.retry()
-                return slot.subscription.statistics().waiting
-            left += await _remaining(slot.subscription)
+                return len(left)
         if left:
             letters = [dead_letter(slot, delivery, reason=reason) for delivery in left]
             slot.statistics.received += len(left)  # unfinished, if they cannot even be kept

@@ -17,7 +17,7 @@ import logging
 import random
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Hashable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
@@ -26,6 +26,7 @@ from echo_core.errors import MessageError, MessageTooLarge, TransportClosed, Tra
 from echo_core.message import BaseMessage, decode, encode
 from echo_core.topics import TopicPattern, TopicSet, TopicTrie, check_topic
 from echo_core.transports.base import Delivery, Subscription, SubscriptionStatistics, Transport
+from echo_core.transports.congestion import Congestion
 from echo_core.transports.endpoint import Endpoint
 from echo_core.transports.pressure import Pressure
 
@@ -190,6 +191,8 @@ class BrokerSubscription(Subscription):
         self.unconfirmed: dict[int, Publication] = {}
         self.is_ready = False
         """Whether the broker keeps messages for it."""
+        self.congests = False
+        """Whether sources wait because of it."""
         self._transport = transport
         self._buffer: deque[BrokerDelivery] = deque()
         self._held: dict[Hashable, BrokerDelivery] = {}
@@ -234,9 +237,19 @@ class BrokerSubscription(Subscription):
         self._in_hand += len(taken)
         for delivery in taken:
             self._ids_in_hand.add(delivery.message.id)
+        self._made_room()
+        return taken
+
+    def _made_room(self) -> None:
         if self._publishers and not self.is_full:
             self._publishers.wake()
-        return taken
+        if self.congests and not self.is_crowded:
+            self.end_congestion()
+
+    def end_congestion(self) -> None:
+        """The sources that fill this queue may go on."""
+        self.congests = False
+        self._transport.congested.end(self)
 
     async def _ask(self, kept: int) -> None:
         """Fill up to the prefetch what the broker was asked for; `kept` stay in the buffer."""
@@ -388,6 +401,11 @@ class BrokerSubscription(Subscription):
         """Whether publishers should wait."""
         return not self._is_closing and self._waiting >= self.queue_limit
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the sources whose messages fill it should wait: it is half full."""
+        return not self._is_closing and 2 * self._waiting >= self.queue_limit
+
     async def wait_for_room(self) -> None:
         """Return when the queue is no longer full, or closed."""
         while self.is_full:
@@ -407,8 +425,7 @@ class BrokerSubscription(Subscription):
             self._on_the_way.clear()
         self._returned = min(self._returned, max(0, backlog.unsettled - len(self._held)))
         self.last_arrival = monotonic()
-        if self._publishers and not self.is_full:
-            self._publishers.wake()
+        self._made_room()
 
     def neglected(self, now: float) -> list[BrokerDelivery]:
         """The deliveries of which the broker has heard nothing for a while; it is told now."""
@@ -426,6 +443,7 @@ class BrokerSubscription(Subscription):
         self._is_closing = self._closed = True
         self._on_the_way.clear()
         self._transport._forget(self)
+        self.end_congestion()
         self._wake_all()
 
     def forget_queue(self) -> None:
@@ -449,6 +467,7 @@ class BrokerSubscription(Subscription):
         self._is_closing = True
         self._transport._forget(self)
         self._publishers.wake()
+        self.end_congestion()
         until = monotonic() + _ON_THE_WAY_S
         while (  # noqa: ASYNC110  (rare and short, unlike an event at each arrival)
             self._on_the_way and self.asked and self._transport.is_connected and monotonic() < until
@@ -501,6 +520,7 @@ class BrokerTransport(Transport):
         self._outbox: dict[int, Publication] = {}
         self._establishing: set[asyncio.Task[None]] = set()
         self._pressure = Pressure()
+        self.congested = Congestion()
         self._ended = Waiters()
         self._trouble: dict[str, str] = {}
         self._watch_task: asyncio.Task[None] | None = None
@@ -613,8 +633,8 @@ class BrokerTransport(Transport):
             await self._hand_over(publication)
             await publication.accepted
         for subscription in publication.subscriptions:
-            if subscription.is_full:
-                await self._slow_down(message.source, publication.subscriptions)
+            if subscription.is_crowded:
+                await self._slow_down(message, publication.subscriptions)
                 break
 
     async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
@@ -630,7 +650,7 @@ class BrokerTransport(Transport):
         for accepted in waits_for:
             await accepted
         if last is not None:
-            await self._slow_down(messages[-1].source, last.subscriptions)
+            await self._slow_down(messages[-1], last.subscriptions)
 
     async def _prepare(self, topic: str, message: BaseMessage) -> Publication:
         """Enter the message into the books; raises what `publish` raises."""
@@ -660,11 +680,18 @@ class BrokerTransport(Transport):
             subscription.expects(message.id)
         return publication
 
-    async def _slow_down(self, publisher: str, subscriptions: Sequence[BrokerSubscription]) -> None:
+    async def _slow_down(self, message: BaseMessage, subscriptions: Sequence[BrokerSubscription]) -> None:
         """Wait for room in each full queue, unless it waits, through others even, for this publisher."""
+        publisher = message.source
         for subscription in subscriptions:
+            if subscription.is_crowded:
+                subscription.congests = True
+                self.congested.begin(subscription, message.root_source)
             if subscription.is_full and not self._pressure.would_deadlock(subscription.name, publisher):
                 await self._pressure.wait(publisher, subscription)
+
+    def congestion(self, source: str) -> Awaitable[None] | None:
+        return self.congested.wait(source)
 
     async def _hand_over(self, publication: Publication) -> None:
         publication.due = monotonic() + RESEND_S

@@ -192,7 +192,13 @@ class NatsTransport(BrokerTransport):
     """Messages in a JetStream stream."""
 
     capabilities: ClassVar = Capabilities(
-        durable=True, shared=True, bounded_by_publisher=True, delayed_retry=True
+        durable=True,
+        shared=True,
+        bounded_by_publisher=True,
+        delayed_retry=True,
+        slows_by_source=True,
+        accepted="The stream has stored it: the server, and as many others as the stream has replicas.",
+        settled="The server was told. If it did not hear it, this host knows when the message comes again.",
     )
     subscription_type = NatsSubscription
 
@@ -270,7 +276,7 @@ class NatsTransport(BrokerTransport):
                 closed_cb=on_closed,
                 connect_timeout=2,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=_FIRST_PAUSE_S,
+                reconnect_time_wait=_FIRST_PAUSE_S,  # type: ignore[arg-type]  # a fraction will do
                 reconnect_to_server_handler=_next_server,
                 ping_interval=_PING_S,
                 # What is published without a connection is refused, and sent again by ourselves.
