@@ -131,6 +131,11 @@ CASES: Mapping[str, tuple[list[Any], list[tuple[Any, str]]]] = {
         ["wait", "shed_newest", "shed_oldest"],
         [("drop", "'drop' is not one of wait, shed_newest"), (None, "null is not one of")],
     ),
+    "delivery.batch_size": (
+        [1, 10_000],
+        [(0, "out of range"), (10_001, "out of range"), ("all", "not text")],
+    ),
+    "delivery.batch_wait_ms": ([0, 60_000], [(-1, "out of range"), (60_001, "out of range")]),
     "isolation": (["in_process", "process"], [("thread", "not one of"), (None, "null is not one of")]),
     "timeouts": ([{}, {"init_ms": 5}], [(10_000, "must be an object"), ("10s", "not text")]),
     "timeouts.init_ms": ([1, 86_400_000], [(0, "out of range"), (1.5, "whole number")]),

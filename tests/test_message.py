@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echo_core.errors import MessageError
-from echo_core.message import MAX_RECEIPTS, BaseMessage, Receipt, decode, encode, new_id
+from echo_core.message import (
+    MAX_RECEIPTS,
+    BaseMessage,
+    Receipt,
+    decode,
+    derived_receipts,
+    encode,
+    merged_receipts,
+    new_id,
+    new_ids,
+)
 from strategies import messages
 
 
@@ -216,3 +226,33 @@ def test_a_message_made_from_several_has_them_all_as_parents() -> None:
     assert merged.parent_ids == ("left", "right")
     assert merged.root_id == "first"
     assert merged.derive("on", source="next").parent_ids == (merged.id,)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 2_000])
+def test_many_ids_are_uuid7_and_in_order_before_and_after_all_others(count: int) -> None:
+    before, ids, after = new_id(), new_ids(count), new_id()
+    assert len(ids) == count
+    assert {UUID(one).version for one in ids} <= {7}
+    assert [before, *ids, after] == sorted({before, *ids, after})
+
+
+@given(made=st.lists(messages(), max_size=5))
+def test_receipts_for_many_are_those_of_each(made: list[BaseMessage]) -> None:
+    made += [lineage(MAX_RECEIPTS + 3)[-1], lineage(2)[-1]]
+    assert derived_receipts(made) == [message.receipts_for_derived() for message in made]
+
+
+def test_a_merged_message_names_each_it_was_made_from_after_the_lineage_of_the_first() -> None:
+    first, second = lineage(3)[-1], a_message()
+    merged = BaseMessage(source="joiner", receipts=merged_receipts([first, second]))
+    assert merged.parent_ids == (first.id, second.id)
+    assert merged.root_id == first.root_id
+    assert merged.receipts[:2] == first.receipts
+
+
+def test_however_many_are_merged_all_are_named_and_the_root_is_kept() -> None:
+    many = [lineage(MAX_RECEIPTS)[-1] for _ in range(2 * MAX_RECEIPTS)]
+    merged = BaseMessage(source="joiner", receipts=merged_receipts(many))
+    assert merged.parent_ids == tuple(message.id for message in many)
+    assert merged.root_id == many[0].root_id
+    assert len(merged.receipts_for_derived()) == MAX_RECEIPTS

@@ -1,19 +1,25 @@
 """Echo Core: a source and three role plugins on the memory transport, or on the one that a URL names.
 
-Variants: "" (the default telemetry engine), "official", "off"; "nats" runs the default over NATS_URL.
+Variants: "" (the default telemetry engine), "official", "off"; "nats" runs the default over NATS_URL;
+"batch" hands messages over in batches with telemetry off, "batch_traced" with the default engine.
 """
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from benchmarks import job, work
 from benchmarks.hosting import FLUSH_S, manifest, run_until_idle, telemetry_for
-from echo_core import BaseMessage, Invalid, Sink, Source, Transformer, Validator
+from echo_core import BaseMessage, Invalid, Many, Sink, Source, Transformer, Validator
 from echo_core.errors import SettingsError
 from echo_core.transports.base import Transport
 from echo_core.transports.urls import transport_for
+
+BATCH_SIZE: Final = 1_000
+_ENGINES: Final = {"nats": "", "batch": "off", "batch_traced": ""}
+"""The telemetry engine of a variant that is not named after it."""
 
 
 class SegmentSource(Source):
@@ -22,10 +28,14 @@ class SegmentSource(Source):
     def __init__(self, task: job.Job) -> None:
         self.task = task
 
-    async def produce(self) -> AsyncIterator[work.Segment]:
+    async def produce(self) -> AsyncIterator[work.Segment | Many]:
         self.task.start()
-        for segment in self.task.segments():
-            yield segment
+        segments = self.task.segments()
+        if not self.task.variant.startswith("batch"):
+            for segment in segments:
+                yield segment
+        while some := Many(itertools.islice(segments, BATCH_SIZE)):
+            yield some
 
 
 class SegmentValidator(Validator):
@@ -65,12 +75,20 @@ def _transport(variant: str) -> Transport:
 
 def run(task: job.Job) -> None:
     """One host, four plugins."""
-    telemetry = telemetry_for(task.variant.replace("nats", ""))
+    telemetry = telemetry_for(_ENGINES.get(task.variant, task.variant))
+    more: dict[str, Any] = (
+        {"delivery": {"batch_size": BATCH_SIZE, "queue_limit": 4 * BATCH_SIZE}}
+        if task.variant.startswith("batch")
+        else {}
+    )
     plugins = [
         (SegmentSource(task), manifest("segment_source", says=[work.RAW])),
-        (SegmentValidator(), manifest("segment_validator", hears=[work.RAW], says=[work.VALID])),
-        (CaptionTransformer(), manifest("caption_transformer", hears=[work.VALID], says=[work.CAPTIONS])),
-        (TallySink(task.tally), manifest("tally_sink", hears=[work.CAPTIONS])),
+        (SegmentValidator(), manifest("segment_validator", hears=[work.RAW], says=[work.VALID], **more)),
+        (
+            CaptionTransformer(),
+            manifest("caption_transformer", hears=[work.VALID], says=[work.CAPTIONS], **more),
+        ),
+        (TallySink(task.tally), manifest("tally_sink", hears=[work.CAPTIONS], **more)),
     ]
     asyncio.run(run_until_idle(plugins, telemetry, _transport(task.variant)))
     telemetry.flush(FLUSH_S)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from common_telemetry.fallback import get_global_telemetry, plugin_telemetry, set_global_telemetry
     from common_telemetry.health import PipelineHealth, SignalHealth, TelemetryHealth
     from common_telemetry.lifecycle import LifecycleScope
-    from common_telemetry.message import ObservedMessage
-    from common_telemetry.messages import MessageTelemetry, ProcessScope, PublishScope
+    from common_telemetry.message import ObservedMessage, Outgoing
+    from common_telemetry.messages import MessageTelemetry, ProcessScope, PublishBatchScope, PublishScope
     from common_telemetry.plugin import PluginTelemetry
     from common_telemetry.spans import SpanEvent, SpanLink, SpanRecord
 
@@ -32,9 +32,11 @@ __all__ = [
     "LifecycleScope",
     "MessageTelemetry",
     "ObservedMessage",
+    "Outgoing",
     "PipelineHealth",
     "PluginTelemetry",
     "ProcessScope",
+    "PublishBatchScope",
     "PublishScope",
     "SignalHealth",
     "SpanEvent",
@@ -54,9 +56,11 @@ _HOME = {
     "LifecycleScope": "lifecycle",
     "MessageTelemetry": "messages",
     "ObservedMessage": "message",
+    "Outgoing": "message",
     "PipelineHealth": "health",
     "PluginTelemetry": "plugin",
     "ProcessScope": "messages",
+    "PublishBatchScope": "messages",
     "PublishScope": "messages",
     "SignalHealth": "health",
     "SpanEvent": "spans",

@@ -1,7 +1,7 @@
 """What a message must offer to be observed."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class ObservedMessage(Protocol):
@@ -26,3 +26,13 @@ class ObservedMessage(Protocol):
     @property
     def trace_context(self) -> Mapping[str, str]:
         """W3C headers of its publish span (traceparent, tracestate, baggage); may be empty."""
+
+
+class Outgoing(NamedTuple):
+    """One of several messages that are about to be published together."""
+
+    id: str
+    root_id: str
+    parent_ids: tuple[str, ...]
+    origin: ObservedMessage | None
+    """The one message it was made from; None if it was made from all that is being handled."""

@@ -1,14 +1,14 @@
 """Publishing and processing a message, as telemetry sees it: the promises every engine keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 
 from common_telemetry import propagation
-from common_telemetry.message import ObservedMessage
+from common_telemetry.message import ObservedMessage, Outgoing
 
 
 class MessageScope(ABC):
@@ -56,6 +56,30 @@ class PublishScope(MessageScope):
         """The transport did not take it: the span becomes an error. Call within the block."""
 
 
+class PublishBatchScope(ABC):
+    """A `with` block around several messages on their way to the transport. Raises nothing of its own."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __enter__(self) -> Self:
+        """Start a span for each message. None of them becomes current."""
+
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the spans. An exception that passes through is recorded as by `fail`."""
+
+    @abstractmethod
+    def carriers(self) -> Iterable[dict[str, str]]:
+        """As `PublishScope.carrier`, for each message in turn; without end when off."""
+
+    @abstractmethod
+    def fail(self, error: BaseException | str) -> None:
+        """The transport did not take them all: the spans become errors. Call within the block."""
+
+
 class ProcessScope(MessageScope):
     """A message, or a batch, in the hands of a plugin."""
 
@@ -89,6 +113,9 @@ class MessageTelemetry(ABC):
 
     __slots__ = ()
 
+    recording: ClassVar[bool] = True
+    """False where nothing is kept, and the messages need not be described."""
+
     @abstractmethod
     def publish(
         self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
@@ -96,6 +123,14 @@ class MessageTelemetry(ABC):
         """A PRODUCER span `publish <topic>`: child of the current span, or a new root.
 
         In init, shutdown and health checks it is a new root with a link: those are never parents of messages.
+        """
+
+    @abstractmethod
+    def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
+        """A PRODUCER span `publish <topic>` for each message.
+
+        It is a child of the current span; for a message whose origin belongs to another trace than that
+        span, as in a batch of several traces, a child of the origin's publish span.
         """
 
     @abstractmethod

@@ -5,7 +5,7 @@ from echo_core.errors import EchoCoreError, Invalid, PluginError, PublishRefused
 from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage, Receipt
 from echo_core.plugin import Outcome, Plugin, PluginContext, ProcessingStatus
-from echo_core.roles import Filter, Router, Sink, Source, Transformer, Validator
+from echo_core.roles import Filter, Many, Router, Sink, Source, Transformer, Validator
 from echo_core.settlement import Ending, FinishedPrefix
 from echo_core.topics import TopicPattern
 
@@ -17,6 +17,7 @@ __all__ = [
     "FinishedPrefix",
     "Invalid",
     "Manifest",
+    "Many",
     "Outcome",
     "Plugin",
     "PluginContext",

@@ -49,6 +49,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Messages that may wait for the plugin before its publishers are slowed."""
     when_full: str = "wait"
     """What then happens: publishers wait, or the newest or oldest messages are shed, counted by reason."""
+    batch_size: int = 1
+    """Most messages that are handed over at a time; above 1 they go to `process_batch`."""
+    batch_wait_ms: int = 0
+    """How long a batch that is not full waits for more; 0 takes what is there."""
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -353,6 +357,8 @@ _CHECKS: Final[dict[str, _Check]] = {
             "ordering_key": _ordering_key,
             "queue_limit": _whole_number(1, 1_000_000),
             "when_full": _one_of(*WHEN_FULL),
+            "batch_size": _whole_number(1, 10_000),
+            "batch_wait_ms": _whole_number(0, 60_000),
         }
     ),
     "isolation": _one_of(*ISOLATIONS),

@@ -1,7 +1,7 @@
 """The message: an immutable value that carries its lineage and its trace."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -17,6 +17,21 @@ MAX_RECEIPTS: Final = 32
 def new_id() -> str:
     """A new message id: a UUIDv7 (RFC 9562) as text, so ids sort by the time they were made."""
     return str(uuid7())
+
+
+_TAILS: Final = tuple(f"{number:02x}" for number in range(256))
+
+
+def new_ids(count: int) -> list[str]:
+    """So many new ids at once, each greater than the one before.
+
+    The last 8 bits count, which UUIDv7 allows of bits that would be random (RFC 9562, section 6.2).
+    """
+    ids: list[str] = []
+    while len(ids) < count:
+        head = new_id()[:-2]
+        ids += [head + tail for tail in _TAILS[: count - len(ids)]]
+    return ids
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -91,6 +106,35 @@ def parent_ids(receipts: tuple[Receipt, ...]) -> tuple[str, ...]:
     if len(receipts) == 1 or receipts[-2].hop != newest:
         return (receipts[-1].message_id,)
     return tuple(receipt.message_id for receipt in receipts if receipt.hop == newest)
+
+
+def derived_receipts(messages: Sequence[BaseMessage]) -> list[tuple[Receipt, ...]]:
+    """`receipts_for_derived` of each: for what is made from each of many messages."""
+    made: list[tuple[Receipt, ...]] = []
+    for message in messages:
+        receipts = message.receipts
+        if not receipts:
+            made.append((Receipt(message_id=message.id, source=message.source, hop=1),))
+        elif len(receipts) < MAX_RECEIPTS:
+            hop = receipts[-1].hop + 1
+            made.append((*receipts, Receipt(message_id=message.id, source=message.source, hop=hop)))
+        else:
+            made.append(message.receipts_for_derived())
+    return made
+
+
+def merged_receipts(messages: Sequence[BaseMessage]) -> tuple[Receipt, ...]:
+    """The receipts of a message made from several: one for each, after the lineage of the first.
+
+    However many they are, all are named. What is derived from that message keeps the newest ones only.
+    """
+    older = messages[0].receipts
+    hop = 1 + max((message.receipts[-1].hop for message in messages if message.receipts), default=0)
+    own = tuple(Receipt(message_id=message.id, source=message.source, hop=hop) for message in messages)
+    room = max(1, MAX_RECEIPTS - len(own))
+    if len(older) > room:
+        older = (older[0], *older[len(older) - room + 1 :])
+    return (*older, *own)
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

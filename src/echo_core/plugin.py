@@ -3,10 +3,10 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from echo_core.errors import PluginError
 from echo_core.message import BaseMessage
@@ -94,6 +94,9 @@ class ProcessingStatus:
         return f"ProcessingStatus.{self.outcome.name}{details.get(self.outcome, '')}"
 
 
+Answer: TypeAlias = ProcessingStatus | Exception
+"""How one message of a batch went: a status, or the exception that it failed with."""
+
 ProcessingStatus.ACKNOWLEDGED = ProcessingStatus(Outcome.ACKNOWLEDGED)
 ProcessingStatus.FILTERED = ProcessingStatus(Outcome.FILTERED)
 
@@ -135,6 +138,22 @@ class PluginContext(Protocol):
         While a message is handled, the new one carries a receipt for it and continues its trace. It
         waits while the subscribers' queues are full. Raises `PublishRefused` for a topic outside
         `publications`, `TopicError` for a malformed one, `TransportError` if it was not accepted.
+        """
+
+    async def publish_batch(
+        self, topic: str, data: Sequence[Any], *, made_from: Sequence[BaseMessage] | None = None
+    ) -> list[BaseMessage]:
+        """Publish each of `data` to `topic`, in order; returns the messages once all are accepted.
+
+        Much cheaper than as many calls of `publish`. `made_from` names, for each, the message that it was
+        made from: its receipt and its trace go with it. Without, each is made from all that is being
+        handled. Raises as `publish` does; those before some point may have been accepted then.
+        """
+
+    def one_by_one(self, messages: Iterable[BaseMessage]) -> Iterator[BaseMessage]:
+        """The messages of a batch in turn; what is published meanwhile is made from the one at hand.
+
+        For a plain loop: what several tasks publish at a time says itself what it was made from.
         """
 
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -194,6 +213,16 @@ class Plugin(ABC):
         An exception counts as a failed attempt and is retried. The message is settled only after
         this returned and everything it published was accepted; so it may come again after a crash.
         """
+
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
+        """Optional: handle several messages at a time, `topics[i]` that of `messages[i]`.
+
+        Called instead of `process_message` where `delivery.batch_size` is above 1. Returns how each
+        went, in order: a status, or the exception that it failed with. Those that failed are tried again
+        alone, by `process_message`, before the next batch; so are all of them if this raises.
+        Publish with `PluginContext.publish_batch`, or return `FORWARD` for a message.
+        """
+        raise NotImplementedError
 
     async def shutdown(self) -> None:  # noqa: B027  (nothing to give back is a good default)
         """Give back what `init` took. Safe without `init`, safe twice."""

@@ -6,17 +6,27 @@ declared `blocking=True` writes a plain `def`, which runs in a thread.
 """
 
 import inspect
+import itertools
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, TypeAlias, cast
 
 from echo_core.errors import Invalid, PluginError
 from echo_core.message import BaseMessage
-from echo_core.plugin import Plugin, ProcessingStatus
+from echo_core.plugin import Answer, Plugin, ProcessingStatus
 from echo_core.settlement import Ending
 
 Output: TypeAlias = Any
-"""Data for the plugin's first publication, or `(topic, data)`."""
+"""Data for the plugin's first publication, or `(topic, data)`; `Many` of them where it is several."""
+
+
+class Many(tuple[Any, ...]):
+    """Several outputs at once: `Many([data, data])`, or `(topic, Many([data, data]))`.
+
+    Each becomes a message, in this order. A source that yields many at a time has less to pay for each.
+    """
+
+    __slots__ = ()
 
 
 class Role(Plugin):
@@ -24,21 +34,27 @@ class Role(Plugin):
 
     method: ClassVar[str]
     """Name of the one method that the author writes."""
+    batch_method: ClassVar[str] = ""
+    """Name of the one that the author may write for many messages at once."""
 
     def __init_subclass__(cls, *, blocking: bool | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(blocking=blocking, **kwargs)
         written = getattr(cls, getattr(cls, "method", ""), None)
-        if written is None or getattr(written, "__isabstractmethod__", False):
-            return
+        if written is not None and not getattr(written, "__isabstractmethod__", False):
+            cls._check_kind(cls.method, written)
+        if cls.batch_method in vars(cls):
+            cls._check_kind(cls.batch_method, vars(cls)[cls.batch_method])
+
+    @classmethod
+    def _check_kind(cls, name: str, written: Callable[..., Any]) -> None:
+        """Raise `PluginError` if a blocking class has a coroutine, or another one a plain def."""
         is_async = _is_async(written)
         if is_async == cls.blocking:
             raise PluginError(
-                f"{cls.__name__}.{cls.method} is a {'coroutine' if is_async else 'plain def'}, "
+                f"{cls.__name__}.{name} is a {'coroutine' if is_async else 'plain def'}, "
                 f"but {cls.__name__} is {'' if cls.blocking else 'not '}declared blocking",
                 where=_place(written),
-                fix="write a plain def"
-                if is_async
-                else f"write `async def {cls.method}`, or `blocking=True`",
+                fix="write a plain def" if is_async else f"write `async def {name}`, or `blocking=True`",
             )
 
     # These three are no coroutines: they hand on another's, which saves one for each message.
@@ -49,16 +65,67 @@ class Role(Plugin):
         awaitable: Awaitable[Any] = method(message)
         return awaitable
 
-    def _publish(self, output: Output) -> Awaitable[BaseMessage]:
-        if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], str):
-            topic, data = output
-        else:
-            topic, data = self._first_publication(), output
-        return self.context.publish(topic, data)
+    def _publish(self, output: Output) -> Awaitable[object]:
+        if isinstance(output, tuple):
+            topic, data = self._destination(output)
+            if isinstance(data, Many):
+                return self.context.publish_batch(topic, data)
+            return self.context.publish(topic, data)
+        return self.context.publish(self._first_publication(), output)
+
+    def _destination(self, output: Output) -> tuple[str, Any]:
+        """Where an output goes, and the data without the word about it."""
+        is_addressed = (
+            isinstance(output, tuple)
+            and not isinstance(output, Many)
+            and len(output) == 2
+            and isinstance(output[0], str)
+        )
+        return (output[0], output[1]) if is_addressed else (self._first_publication(), output)
 
     def _pass_on(self, message: BaseMessage) -> Awaitable[BaseMessage]:
         """Publish the data as it is; what it looks like says nothing about where it goes."""
         return self.context.publish(self._first_publication(), message.data)
+
+    async def _call_batch(self, messages: Sequence[BaseMessage]) -> Any:
+        """What the author's batch method returned."""
+        method = getattr(self, self.batch_method)
+        if self.blocking and not inspect.iscoroutinefunction(method):
+            return await self.context.run_blocking(method, messages)
+        return await method(messages)
+
+    async def _call_each(
+        self, method: Callable[[BaseMessage], Any], messages: Sequence[BaseMessage]
+    ) -> list[Any]:
+        """What the method made of each message, or the exception that it raised."""
+        context = self.context
+        if self.blocking:
+            return await context.run_blocking(_each, method, context.one_by_one(messages))
+        results: list[Any] = []
+        for message in context.one_by_one(messages):
+            try:
+                results.append(await method(message))
+            except Exception as error:  # noqa: BLE001  (the host is told of it)
+                results.append(error)
+        return results
+
+    async def _pass_all_on(self, messages: Sequence[BaseMessage]) -> None:
+        """`_pass_on` of each."""
+        if messages:
+            data = [message.data for message in messages]
+            await self.context.publish_batch(self._first_publication(), data, made_from=messages)
+
+    async def _publish_all(self, outputs: Sequence[tuple[Output, BaseMessage]]) -> None:
+        """`_publish` of each, made from the message beside it; neighbours to one topic go together."""
+        addressed = ((self._destination(output), message) for output, message in outputs)
+        for topic, group in itertools.groupby(addressed, _topic):
+            data: list[Any] = []
+            made_from: list[BaseMessage] = []
+            for (_, item), message in group:
+                items = item if isinstance(item, Many) else (item,)
+                data += items
+                made_from += [message] * len(items)
+            await self.context.publish_batch(topic, data, made_from=made_from)
 
     def _first_publication(self) -> str:
         publications = self.context.publications
@@ -74,6 +141,21 @@ class Role(Plugin):
                 fix='put a topic first in "publications" of its manifest.json, or make (topic, data)',
             )
         return first
+
+
+def _each(method: Callable[[BaseMessage], Any], messages: Iterable[BaseMessage]) -> list[Any]:
+    """What `Role._call_each` does, in a thread."""
+    results: list[Any] = []
+    for message in messages:
+        try:
+            results.append(method(message))
+        except Exception as error:  # noqa: BLE001  (the host is told of it)
+            results.append(error)
+    return results
+
+
+def _topic(addressed: tuple[tuple[str, Any], BaseMessage]) -> str:
+    return addressed[0][0]
 
 
 def _is_async(written: Callable[..., Any]) -> bool:
@@ -108,6 +190,19 @@ class Validator(Role):
         await self._pass_on(message)
         return ProcessingStatus.ACKNOWLEDGED
 
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
+        """Publish the data of the valid ones."""
+        found = await self._call_each(self.validate, messages)
+        await self._pass_all_on(_chosen(messages, [error is None for error in found]))
+        return [
+            _OK
+            if error is None
+            else ProcessingStatus.FAILED(str(error))
+            if isinstance(error, Invalid)
+            else error
+            for error in found
+        ]
+
 
 class Filter(Role):
     """Lets some messages through unchanged and ends the others."""
@@ -125,11 +220,22 @@ class Filter(Role):
         await self._pass_on(message)
         return ProcessingStatus.ACKNOWLEDGED
 
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
+        """Publish the data of those that are to be kept."""
+        found = await self._call_each(self.keep, messages)
+        answers = [
+            keep if isinstance(keep, Exception) else _OK if keep else ProcessingStatus.FILTERED
+            for keep in found
+        ]
+        await self._pass_all_on(_chosen(messages, [answer is _OK for answer in answers]))
+        return answers
+
 
 class Transformer(Role):
     """Makes new data out of a message's data."""
 
     method = "transform"
+    batch_method = "transform_batch"
 
     @abstractmethod
     def transform(self, message: BaseMessage) -> Awaitable[Output | None] | Output | None:
@@ -142,6 +248,37 @@ class Transformer(Role):
             return ProcessingStatus.FILTERED
         await self._publish(output)
         return ProcessingStatus.ACKNOWLEDGED
+
+    async def transform_batch(self, messages: Sequence[BaseMessage]) -> Sequence[Output | None]:
+        """Optional: the outputs of many messages at once, one each; for what works on many more cheaply.
+
+        Where it raises, each message is tried again alone, by `transform`.
+        """
+        return await self._call_each(self.transform, messages)
+
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
+        """Publish what was made of each."""
+        outputs = await self._call_batch(messages)
+        if len(outputs) != len(messages):
+            raise PluginError(
+                f"transform_batch of {self.name} made {len(outputs)} outputs of {len(messages)} messages",
+                fix="return one for each, in order; None for a message that is dropped",
+            )
+        if _are_all_plain(outputs):
+            await self.context.publish_batch(self._first_publication(), outputs, made_from=messages)
+            return [_OK] * len(messages)
+        answers: list[Answer] = []
+        made: list[tuple[Output, BaseMessage]] = []
+        for output, message in zip(outputs, messages, strict=True):
+            if output is None:
+                answers.append(ProcessingStatus.FILTERED)
+            elif isinstance(output, Exception):
+                answers.append(output)
+            else:
+                answers.append(_OK)
+                made.append((output, message))
+        await self._publish_all(made)
+        return answers
 
 
 class Router(Role):
@@ -162,6 +299,21 @@ class Router(Role):
         for destination in topics:
             await self.context.publish(destination, message.data)
         return ProcessingStatus.ACKNOWLEDGED
+
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
+        """Publish the data of each to its topics."""
+        found = await self._call_each(self.route, messages)
+        answers: list[Answer] = []
+        made: list[tuple[Output, BaseMessage]] = []
+        for routes, message in zip(found, messages, strict=True):
+            if isinstance(routes, Exception):
+                answers.append(routes)
+                continue
+            destinations = (routes,) if isinstance(routes, str) else tuple(routes)
+            answers.append(_OK if destinations else ProcessingStatus.FILTERED)
+            made += [((destination, message.data), message) for destination in destinations]
+        await self._publish_all(made)
+        return answers
 
 
 class Source(Role):
@@ -251,6 +403,7 @@ class Sink(Role):
     """Takes messages out: to a file, a service, a screen."""
 
     method = "write"
+    batch_method = "write_batch"
 
     @abstractmethod
     def write(self, message: BaseMessage) -> Awaitable[None] | None:
@@ -260,3 +413,31 @@ class Sink(Role):
         """Write it."""
         await self._call(self.write, message)
         return ProcessingStatus.ACKNOWLEDGED
+
+    async def write_batch(self, messages: Sequence[BaseMessage]) -> Sequence[Exception | None] | None:
+        """Optional: write many messages at once, for a store that takes many more cheaply.
+
+        Where it raises, each message is tried again alone, by `write`. To say that some were not
+        written, return a list with an exception for each of those, and None for each of the others.
+        """
+        return await self._call_each(self.write, messages)
+
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
+        """Write them."""
+        found = await self._call_batch(messages)
+        if found is None:
+            return [_OK] * len(messages)
+        return [result if isinstance(result, Exception) else _OK for result in found]
+
+
+_OK: Final = ProcessingStatus.ACKNOWLEDGED
+_NOT_PLAIN: Final = (Exception, tuple, type(None), BaseMessage)
+
+
+def _chosen(messages: Sequence[BaseMessage], wanted: Sequence[bool]) -> Sequence[BaseMessage]:
+    return messages if all(wanted) else list(itertools.compress(messages, wanted))
+
+
+def _are_all_plain(outputs: Iterable[Output]) -> bool:
+    """Whether each is data for the first publication, and nothing else."""
+    return not any(issubclass(kind, _NOT_PLAIN) for kind in set(map(type, outputs)))

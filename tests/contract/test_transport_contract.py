@@ -26,6 +26,10 @@ class WireTransport(MemoryTransport):
         await asyncio.sleep(0)
         await super().publish(topic, decode(raw))
 
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        for message in messages:
+            await self.publish(topic, message)
+
 
 @pytest.mark.parametrize("check", TRANSPORT_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("transport", [MemoryTransport, RecordingTransport, WireTransport])
@@ -112,9 +116,9 @@ class SharesMessagesOut(Broken):
 
 
 class SettlesForEverybody(Broken):
-    def _ended(self) -> None:
+    def _ended(self, count: int) -> None:
         self._unsettled = 1
-        super()._ended()
+        super()._ended(count)
 
 
 class WaitsForUnwantedMessages(Broken):
@@ -304,10 +308,22 @@ class ReportsTwice(Broken):
             self.on_accept(message, 1)
 
 
+class LosesTheEndOfABatch(Broken):
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        await super().publish_batch(topic, messages[:20])
+
+
+class SettlesABatchTwice(MemorySubscription):
+    def _settled(self, count: int = 1) -> None:
+        super()._settled(count + 1 if count > 1 else 1)
+
+
 HANGS = "nothing more came within"
 
 # (the check's name after "check_", a transport that breaks its promise, what the check must say)
 BREACHES: list[tuple[str, type[MemoryTransport | MemorySubscription], str]] = [
+    ("a_batch_is_accepted_whole_and_in_order", LosesTheEndOfABatch, "of 25 messages in a batch"),
+    ("a_batch_of_deliveries_is_settled_as_each_would_be", SettlesABatchTwice, "settled four of five"),
     ("a_message_arrives_as_it_was_published", LosesTheLineage, r"receipts=\(\).* arrived"),
     ("a_star_is_exactly_one_word", ReadsAStarAsAHash, "orders.done"),
     ("a_hash_is_any_number_of_words", ReadsAHashAsAStar, "the pattern 'orders.#' means"),

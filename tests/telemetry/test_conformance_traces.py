@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from opentelemetry import trace
 
+from common_telemetry import Outgoing
 from common_telemetry.testing import InMemoryTelemetry, OtlpReceiver, ReceivedSpan
 from telemetry.conftest import Start
 from telemetry.pipeline import EXPECTED_TREE, ManualClock, Message, publish, run_pipeline
@@ -293,6 +294,72 @@ def test_a_batch_from_one_trace_continues_it_from_the_last_message(memory: InMem
     assert (span.trace_id, span.parent_span_id) == (published[-1].trace_id, published[-1].span_id)
     assert len(span.links) == 3
     assert span.attributes["echo.message.root_id"] == "m1"
+
+
+def test_what_is_published_together_is_a_span_for_each_under_the_current_one(
+    memory: InMemoryTelemetry,
+) -> None:
+    source, sink = memory.for_plugin("source"), memory.for_plugin("sink")
+    origin = publish(source, "orders.raw", "m1")
+    going = [Outgoing(f"p{number}", "m1", ("m1",), None if number else origin) for number in range(3)]
+    with sink.messages.process("orders.raw", origin), sink.messages.publish_batch("parts", going) as scope:
+        carriers = list(scope.carriers())
+
+    (processed,) = memory.spans("process orders.raw")
+    spans = memory.spans("publish parts")
+    assert {(span.kind, span.trace_id, span.parent_span_id) for span in spans} == {
+        ("producer", processed.trace_id, processed.span_id)
+    }
+    assert [span.attributes["message.id"] for span in spans] == ["p0", "p1", "p2"]
+    assert {span.attributes["echo.message.root_id"] for span in spans} == {"m1"}
+    assert [carrier["traceparent"].split("-")[1:3] for carrier in carriers] == [
+        [span.trace_id, span.span_id] for span in spans
+    ]
+
+
+def test_in_a_batch_of_several_traces_what_is_made_from_one_message_goes_on_in_its_trace(
+    memory: InMemoryTelemetry,
+) -> None:
+    source, sink = memory.for_plugin("source"), memory.for_plugin("sink")
+    origins = [publish(source, "orders.raw", f"m{number}") for number in range(2)]
+    going = [Outgoing(f"p{number}", one.id, (one.id,), one) for number, one in enumerate(origins)]
+    going.append(Outgoing("sum", "m0", ("m0", "m1"), None))
+    with sink.messages.batch("orders.raw", origins), sink.messages.publish_batch("parts", going) as scope:
+        assert len(list(scope.carriers())) == 3
+
+    (batch,) = memory.spans("process orders.raw")
+    expected = [(span.trace_id, span.span_id) for span in (*memory.spans("publish orders.raw"), batch)]
+    assert [(span.trace_id, span.parent_span_id) for span in memory.spans("publish parts")] == expected
+
+
+def test_a_batch_that_the_transport_does_not_take_is_an_error_on_each_span(memory: InMemoryTelemetry) -> None:
+    plugin = memory.for_plugin("source")
+    going = [Outgoing(f"p{number}", f"p{number}", (), None) for number in range(2)]
+    with pytest.raises(ConnectionError), plugin.messages.publish_batch("parts", going):
+        raise ConnectionError("gone")
+    spans = memory.spans("publish parts")
+    assert [(span.status, span.attributes["error.type"]) for span in spans] == [
+        ("error", "ConnectionError")
+    ] * 2
+    assert len({span.trace_id for span in spans}) == 2
+
+
+def test_what_is_made_from_an_unsampled_message_or_one_with_baggage_goes_on_as_it_came(
+    memory: InMemoryTelemetry,
+) -> None:
+    sink = memory.for_plugin("sink")
+    unsampled = Message("m1", trace_context={"traceparent": f"00-{TRACE}-{SPAN}-00"})
+    headers = {"tracestate": "vendor=1", "baggage": "user=anna;secret=no"}
+    carrying = Message("m2", trace_context={"traceparent": f"00-{TRACE[::-1]}-{SPAN}-01", **headers})
+    going = [Outgoing(one.id + "x", one.id, (one.id,), one) for one in (unsampled, carrying)]
+    both = sink.messages.batch("raw", [unsampled, carrying])
+    with both, sink.messages.publish_batch("parts", going) as scope:
+        first, second = scope.carriers()
+    assert first["traceparent"].startswith(f"00-{TRACE}-")
+    assert int(first["traceparent"][-2:], 16) & 1 == 0
+    assert {name: second[name] for name in headers} == headers
+    (span,) = memory.spans("publish parts")
+    assert span.attributes["message.id"] == "m2x"
 
 
 def test_attempts_are_siblings_and_each_links_to_the_one_before(memory: InMemoryTelemetry) -> None:

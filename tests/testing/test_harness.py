@@ -1,6 +1,6 @@
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +350,39 @@ async def test_a_failing_handler_is_seen_in_its_process_span() -> None:
             await harness.handle({})
         (span,) = harness.spans("process in.numbers")
     assert span.status == "error"
+
+
+class InBatches(Returning):
+    """Publishes each message's topic, and returns what it is told to."""
+
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Any:
+        await self.context.publish_batch("out.first", topics, made_from=messages)
+        return self.status
+
+
+@async_test
+async def test_a_batch_is_handed_over_as_by_the_host() -> None:
+    answers = [ProcessingStatus.ACKNOWLEDGED, ProcessingStatus.FORWARD("out.second", "b")]
+    async with PluginHarness(InBatches(answers), manifest=a_manifest()) as harness:
+        assert await harness.handle_batch(["x", "y"], "in.here") == answers
+        assert harness.data == ["in.here", "in.here", "b"]
+        first, second, forwarded = (message.parent_ids for _, message in harness.published)
+        assert first != second == forwarded
+        (span,) = harness.spans("process in.here")
+        assert span.attributes["messaging.batch.message_count"] == 2
+
+
+@pytest.mark.parametrize("answers", [None, [], "ok"])
+@async_test
+async def test_a_batch_without_an_answer_for_each_is_told(answers: Any) -> None:
+    async with PluginHarness(InBatches(answers), manifest=a_manifest()) as harness:
+        with pytest.raises(PluginError, match="for 1 messages"):
+            await harness.handle_batch(["x"])
+
+
+@async_test
+async def test_a_role_takes_batches_as_it_is() -> None:
+    async with PluginHarness(Double(), manifest=a_manifest()) as harness:
+        good, bad = await harness.handle_batch([{"n": 2}, {}])
+        assert (good, type(bad)) == (ProcessingStatus.ACKNOWLEDGED, KeyError)
+        assert harness.data == [{"n": 4}]

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +98,11 @@ class ChangesTheDataAndFails(Good):
         raise ValueError
 
 
+class ForgetsItsRulesInBatches(Good):
+    async def transform_batch(self, messages: Sequence[BaseMessage]) -> Sequence[Any]:
+        return [None for _ in messages]
+
+
 class SaysGoodbyeTooLate(Good):
     async def shutdown(self) -> None:
         if hasattr(self, "context"):
@@ -122,6 +127,7 @@ BREACHES: list[tuple[str, Callable[[], Any], str]] = [
     ("health_is_a_bool", AnswersNothing, "health_check returned None"),
     ("message_data_is_never_changed", ChangesTheData, "changed from {'text': 'a'} to"),
     ("message_data_is_never_changed", ChangesTheDataAndFails, "changed from {'text': 'a'} to {}"),
+    ("a_batch_goes_as_its_messages_would_alone", ForgetsItsRulesInBatches, "in a batch as .'filtered'.$"),
     ("nothing_is_published_after_shutdown", SaysGoodbyeTooLate, "published after shutdown: out"),
     ("shutdown_leaves_no_task_running", ForgetsItsTask, "publish_for_ever"),
 ]

@@ -4,7 +4,8 @@ The two ends of a `with` block are static methods because Python then makes no b
 would cost more than everything else the block does here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from types import TracebackType
 
 from opentelemetry.context import Context
@@ -14,8 +15,8 @@ from common_telemetry.attributes import Attributes, PluginIdentity
 from common_telemetry.catalogue import Metric
 from common_telemetry.engine import Engine, PluginEngine, Recorder
 from common_telemetry.logs import LogEmitter
-from common_telemetry.message import ObservedMessage
-from common_telemetry.messages import MessageTelemetry, ProcessScope, PublishScope
+from common_telemetry.message import ObservedMessage, Outgoing
+from common_telemetry.messages import MessageTelemetry, ProcessScope, PublishBatchScope, PublishScope
 
 
 class _NoPublish(PublishScope):
@@ -33,6 +34,26 @@ class _NoPublish(PublishScope):
 
     def carrier(self) -> dict[str, str]:
         return {}
+
+    def fail(self, error: BaseException | str) -> None:
+        return None
+
+
+class _NoPublishBatch(PublishBatchScope):
+    __slots__ = ()
+
+    @staticmethod
+    def __enter__() -> "_NoPublishBatch":
+        return _PUBLISH_BATCH
+
+    @staticmethod
+    def __exit__(
+        kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    def carriers(self) -> Iterable[dict[str, str]]:
+        return repeat({})
 
     def fail(self, error: BaseException | str) -> None:
         return None
@@ -59,16 +80,22 @@ class _NoProcess(ProcessScope):
 
 
 _PUBLISH = _NoPublish()
+_PUBLISH_BATCH = _NoPublishBatch()
 _PROCESS = _NoProcess()
 
 
 class _NoMessages(MessageTelemetry):
     __slots__ = ()
 
+    recording = False
+
     def publish(
         self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
     ) -> PublishScope:
         return _PUBLISH
+
+    def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
+        return _PUBLISH_BATCH
 
     # Without the `*` of the promise: Python has a shorter way to functions without keyword-only arguments.
     def process(

@@ -1,13 +1,14 @@
 """The engine made of plain OpenTelemetry API calls, on whatever providers it is given."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, MeterProvider
 from opentelemetry.trace import (
@@ -31,8 +32,14 @@ from common_telemetry.config import TelemetryConfig
 from common_telemetry.engine import Binder, Clock, Engine, PluginEngine, Recorder
 from common_telemetry.health import Faults
 from common_telemetry.logs import LogEmitter
-from common_telemetry.message import ObservedMessage
-from common_telemetry.messages import MessageScope, MessageTelemetry, ProcessScope, PublishScope
+from common_telemetry.message import ObservedMessage, Outgoing
+from common_telemetry.messages import (
+    MessageScope,
+    MessageTelemetry,
+    ProcessScope,
+    PublishBatchScope,
+    PublishScope,
+)
 from common_telemetry.propagation import Current
 
 
@@ -227,11 +234,8 @@ class _Scope(MessageScope):
         """Measure what there is to measure."""
 
     def _mark_failed(self, error: BaseException | str, error_type: str) -> None:
-        self._span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
-        self._span.set_attribute(names.ERROR_TYPE, error_type)
-        if isinstance(error, BaseException):
-            # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
-            self._span.record_exception(error, timestamp=self._ended or self._now())
+        # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
+        mark_failed(self._span, error, error_type, self._ended or self._now())
 
 
 class _Publish(_Scope, PublishScope):
@@ -248,6 +252,58 @@ class _Publish(_Scope, PublishScope):
 
     def _passed_through(self, error: BaseException) -> None:
         self.fail(error)
+
+
+class _PublishBatch(PublishBatchScope):
+    """Spans that begin and end together; the context of each is where its carrier comes from."""
+
+    __slots__ = ("_bound", "_contexts", "_openings", "_perf", "_spans", "_start")
+
+    def __init__(self, bound: Bound, openings: Sequence[_Opening]) -> None:
+        self._bound = bound
+        self._openings = openings
+        self._spans: list[Span] = []
+        self._contexts: list[Context] = []
+
+    def __enter__(self) -> Self:
+        clock = self._bound.clock
+        self._start = clock.time_ns()
+        self._perf = clock.perf_counter_ns()
+        for opening in self._openings:
+            span: Span = INVALID_SPAN
+            with self._bound.guard(opening.name):
+                span = self._bound.tracer.start_span(
+                    opening.name,
+                    context=opening.context,
+                    kind=opening.kind,
+                    attributes=opening.attributes,
+                    start_time=self._start,
+                )
+            self._spans.append(span)
+            self._contexts.append(propagation.with_span(span, opening.context))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.fail(error)
+        ended = self._start + self._bound.clock.perf_counter_ns() - self._perf
+        for opening, span in zip(self._openings, self._spans, strict=True):
+            with self._bound.guard(opening.name):
+                span.end(ended)
+
+    def carriers(self) -> Iterable[dict[str, str]]:
+        for opening, context in zip(self._openings, self._contexts, strict=True):
+            headers: dict[str, str] = {}
+            with self._bound.guard(opening.name):
+                propagation.inject(headers, context)
+            yield headers
+
+    def fail(self, error: BaseException | str) -> None:
+        for opening, span in zip(self._openings, self._spans, strict=True):
+            with self._bound.guard(opening.name):
+                mark_failed(span, error, type_of(error, None))
 
 
 class _Process(_Scope, ProcessScope):
@@ -344,6 +400,35 @@ class OfficialMessages(MessageTelemetry):
             here = propagation.with_span(INVALID_SPAN, here)
         attributes = self._attributes(names.PUBLISH, topic, message_id, root_id, parent_ids)
         return _Publish(self._bound, _Opening(f"publish {topic}", SpanKind.PRODUCER, here, attributes, links))
+
+    def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
+        here = otel_context.get_current()
+        working = propagation.current(here)
+        if working is not None and working.lifecycle:
+            here = propagation.with_span(INVALID_SPAN, here)
+        trace_id = propagation.span_context(here).trace_id
+        openings = [
+            _Opening(
+                f"publish {topic}",
+                SpanKind.PRODUCER,
+                self._made_in(topic, message, here, trace_id),
+                self._attributes(names.PUBLISH, topic, message.id, message.root_id, message.parent_ids),
+            )
+            for message in messages
+        ]
+        return _PublishBatch(self._bound, openings)
+
+    def _made_in(self, topic: str, message: Outgoing, here: Context, trace_id: int) -> Context:
+        """Where a message goes on: here, or where its origin came from if that is another trace."""
+        if message.origin is None:
+            return here
+        incoming = propagation.extract(message.origin.trace_context)
+        origin = propagation.span_context(incoming)
+        baggage, header = propagation.received_baggage(message.origin.trace_context, incoming)
+        is_elsewhere = origin.is_valid and origin.trace_id != trace_id
+        parent = trace.get_current_span(incoming if is_elsewhere else here)
+        working = Current(self._bound.plugin, topic, message.id, baggage=baggage, baggage_header=header)
+        return propagation.with_current(working, propagation.with_span(parent, incoming))
 
     def process(
         self,
@@ -480,6 +565,14 @@ def type_of(error: BaseException | str, given: str | None) -> str:
         return given
     # "_OTHER" is the conventions' word for an error without a class.
     return errors.error_type(error) if isinstance(error, BaseException) else "_OTHER"
+
+
+def mark_failed(span: Span, error: BaseException | str, error_type: str, now_ns: int | None = None) -> None:
+    """Make `span` that of something that went wrong."""
+    span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
+    span.set_attribute(names.ERROR_TYPE, error_type)
+    if isinstance(error, BaseException):
+        span.record_exception(error, timestamp=now_ns)
 
 
 def describe_failure(error: BaseException | str) -> str:

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable
 
 from echo_core.errors import ChangeRefused, EchoCoreError, NotFound, PluginInitError
+from echo_core.runtime.batch import check_handlers
 from echo_core.runtime.dead_letters import DeadLetterError
 from echo_core.runtime.dispatch import Dispatcher
-from echo_core.runtime.lane import handler_of
 from echo_core.runtime.offer import Offer
 from echo_core.runtime.roster import Roster
 from echo_core.runtime.settings import HostSettings
@@ -96,7 +96,7 @@ class Activation:
             await supervisor.check_health()
         if slot.state is PluginState.RUNNING and supervisor.context is not None:
             try:
-                handler_of(slot.plugin, supervisor.context)
+                check_handlers(slot, supervisor.context)
             except EchoCoreError as error:
                 slot.move_to(PluginState.FAILED, str(error))
         if slot.state is not PluginState.RUNNING:

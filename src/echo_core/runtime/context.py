@@ -4,17 +4,26 @@ import asyncio
 import contextvars
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
-from common_telemetry import Attributes, PluginTelemetry, TelemetryContext
-from echo_core.errors import PublishRefused
+from common_telemetry import Attributes, Outgoing, PluginTelemetry, TelemetryContext
+from echo_core.errors import PluginError, PublishRefused
 from echo_core.manifest import Manifest
-from echo_core.message import BaseMessage, Receipt, new_id, parent_ids
+from echo_core.message import (
+    BaseMessage,
+    Receipt,
+    derived_receipts,
+    merged_receipts,
+    new_id,
+    new_ids,
+    parent_ids,
+)
 from echo_core.runtime.settlement import Followed, Settlements
 from echo_core.runtime.statistics import Statistics
 from echo_core.runtime.turn import Turn
@@ -28,17 +37,41 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Accept: TypeAlias = Callable[[str, BaseMessage], Awaitable[None]]
+AcceptBatch: TypeAlias = Callable[[str, Sequence[BaseMessage]], Awaitable[None]]
 _REMEMBERED: Final = 10_000
 
-message_in_hand: Final[ContextVar[BaseMessage | None]] = ContextVar("message_in_hand", default=None)
-"""The message that is being handled here; what is published meanwhile is made from it."""
+
+class BatchInHand:
+    """Several messages that are being handled together; what is published meanwhile is made from all."""
+
+    __slots__ = ("_messages", "_receipts", "at")
+
+    def __init__(self, messages: Sequence[BaseMessage]) -> None:
+        self._messages = messages
+        self._receipts: tuple[Receipt, ...] = ()
+        self.at: BaseMessage | None = None
+        """The one that is being handled just now, where they are handled one by one."""
+
+    def receipts_for_derived(self) -> tuple[Receipt, ...]:
+        """As of a message; made once, if at all."""
+        if self.at is not None:
+            return self.at.receipts_for_derived()
+        self._receipts = self._receipts or merged_receipts(self._messages)
+        return self._receipts
+
+
+message_in_hand: Final[ContextVar[BaseMessage | BatchInHand | None]] = ContextVar(
+    "message_in_hand", default=None
+)
+"""What is being handled here; what is published meanwhile is made from it."""
 
 
 class Gate:
     """Where publications wait, until it is opened."""
 
-    def __init__(self, accept: Accept) -> None:
+    def __init__(self, accept: Accept, accept_batch: AcceptBatch) -> None:
         self._accept = accept
+        self._accept_batch = accept_batch
         self._opened = asyncio.Event()
 
     async def publish(self, topic: str, message: BaseMessage) -> None:
@@ -46,10 +79,15 @@ class Gate:
         await self._opened.wait()
         await self._accept(topic, message)
 
-    def open(self) -> Accept:
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        """As `Transport.publish_batch`, once it is open."""
+        await self._opened.wait()
+        await self._accept_batch(topic, messages)
+
+    def open(self) -> tuple[Accept, AcceptBatch]:
         """Let those that wait pass; where all others may go without coming here."""
         self._opened.set()
-        return self._accept
+        return self._accept, self._accept_batch
 
 
 class HostContext:
@@ -75,6 +113,7 @@ class HostContext:
         self.telemetry = telemetry
         self.statistics = statistics or Statistics()
         self._accept: Accept = transport.publish
+        self._accept_batch: AcceptBatch = transport.publish_batch
         self._gate: Gate | None = None
         self.publishing = 0
         """Publications that wait to be accepted; the time they take is not the handler's."""
@@ -87,13 +126,14 @@ class HostContext:
     def hold(self) -> None:
         """Let publications wait until `release`."""
         if self._gate is None:
-            self._gate = Gate(self._accept)
+            self._gate = Gate(self._accept, self._accept_batch)
             self._accept = self._gate.publish
+            self._accept_batch = self._gate.publish_batch
 
     def release(self) -> None:
         """Let those that wait go on, and all later ones pass."""
         if self._gate is not None:
-            self._accept = self._gate.open()
+            self._accept, self._accept_batch = self._gate.open()
             self._gate = None
 
     def publish(self, topic: str, data: Any) -> Coroutine[Any, Any, BaseMessage]:
@@ -107,7 +147,7 @@ class HostContext:
         return self._send(topic, new_id(), data, "", receipts)
 
     def _publish_message(
-        self, topic: str, draft: BaseMessage, parent: BaseMessage | None
+        self, topic: str, draft: BaseMessage, parent: BaseMessage | BatchInHand | None
     ) -> Coroutine[Any, Any, BaseMessage]:
         """A message that was published before goes on as a new one made from it; a draft keeps its id."""
         if draft.trace_context or draft is parent:
@@ -139,6 +179,71 @@ class HostContext:
                 self.publishing -= 1
         self.statistics.published += 1
         return message
+
+    async def publish_batch(
+        self, topic: str, data: Sequence[Any], *, made_from: Sequence[BaseMessage] | None = None
+    ) -> list[BaseMessage]:
+        """See `PluginContext.publish_batch`."""
+        if topic not in self._allowed_topics:
+            self._check(topic)
+        return await self._send_batch(
+            topic, new_ids(len(data)), data, self._lineages(data, made_from), made_from
+        )
+
+    async def _send_batch(
+        self,
+        topic: str,
+        ids: Sequence[str],
+        data: Sequence[Any],
+        lineages: Sequence[tuple[Receipt, ...]],
+        made_from: Sequence[BaseMessage] | None,
+    ) -> list[BaseMessage]:
+        outgoing = _outgoing(ids, lineages, made_from) if self._messages.recording else ()
+        with self._messages.publish_batch(topic, outgoing) as scope:
+            source, version, timestamp = self.plugin_name, self.plugin_version, time.time_ns()
+            messages = [
+                BaseMessage(
+                    id=message_id,
+                    timestamp=timestamp,
+                    source=source,
+                    version=version,
+                    data=item,
+                    trace_context=carrier,
+                    receipts=receipts,
+                )
+                for message_id, item, receipts, carrier in zip(
+                    ids, data, lineages, scope.carriers(), strict=False
+                )
+            ]
+            self.publishing += 1
+            try:
+                await self._accept_batch(topic, messages)
+            except BaseException as error:
+                scope.fail(error)
+                raise
+            finally:
+                self.publishing -= 1
+        self.statistics.published += len(messages)
+        return messages
+
+    def _lineages(
+        self, data: Sequence[Any], made_from: Sequence[BaseMessage] | None
+    ) -> Sequence[tuple[Receipt, ...]]:
+        """The receipts of each."""
+        if BaseMessage in map(type, data):
+            raise PluginError(
+                f"{self.plugin_name} gave publish_batch a message",
+                fix="give data, or publish it by `publish`",
+            )
+        if made_from is None:
+            parent = message_in_hand.get()
+            return [parent.receipts_for_derived() if parent is not None else ()] * len(data)
+        if len(made_from) != len(data):
+            raise PluginError(
+                f"{self.plugin_name} publishes {len(data)}, made from {len(made_from)} messages",
+                fix="name in made_from, for each, the message that it was made from",
+            )
+        return derived_receipts(made_from)
 
     def _check(self, topic: str) -> None:
         """Let the topic pass from now on, if it may; a bounded number of them is remembered."""
@@ -181,6 +286,19 @@ class HostContext:
             yield
         finally:
             self.publishing -= 1
+
+    def one_by_one(self, messages: Iterable[BaseMessage]) -> Iterator[BaseMessage]:
+        """See `PluginContext.one_by_one`."""
+        in_hand = message_in_hand.get()
+        if not isinstance(in_hand, BatchInHand):
+            yield from messages
+            return
+        try:
+            for message in messages:
+                in_hand.at = message
+                yield message
+        finally:
+            in_hand.at = None
 
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See `PluginContext.run_blocking`."""
@@ -227,6 +345,13 @@ class SourceContext(HostContext):
         ):
             return super().publish(topic, data)
         return self._publish_in_turn(topic, data)
+
+    async def publish_batch(
+        self, topic: str, data: Sequence[Any], *, made_from: Sequence[BaseMessage] | None = None
+    ) -> list[BaseMessage]:
+        """See `PluginContext.publish_batch`."""
+        await self._wait_for_turn()
+        return await super().publish_batch(topic, data, made_from=made_from)
 
     async def _publish_in_turn(self, topic: str, data: Any) -> BaseMessage:
         await self._wait_for_turn()
@@ -275,3 +400,48 @@ class FollowedSourceContext(SourceContext):
             accepted = message
         finally:
             self._settlements.departed(message.root_id, message.id, self._followed, accepted)
+
+    async def publish_batch(
+        self, topic: str, data: Sequence[Any], *, made_from: Sequence[BaseMessage] | None = None
+    ) -> list[BaseMessage]:
+        """See `PluginContext.publish_batch`. In parts, because no more may begin than may be unsettled."""
+        limit, messages = self._followed.limit, list[BaseMessage]()
+        for at in range(0, len(data), limit):
+            origins = made_from and made_from[at : at + limit]
+            messages += await super().publish_batch(topic, data[at : at + limit], made_from=origins)
+        return messages
+
+    async def _send_batch(
+        self,
+        topic: str,
+        ids: Sequence[str],
+        data: Sequence[Any],
+        lineages: Sequence[tuple[Receipt, ...]],
+        made_from: Sequence[BaseMessage] | None,
+    ) -> list[BaseMessage]:
+        begun: list[tuple[str, str]] = []
+        messages: Sequence[BaseMessage | None] = [None] * len(ids)
+        try:
+            for message_id, receipts in zip(ids, lineages, strict=True):
+                await self._followed.begin()
+                root_id = receipts[0].message_id if receipts else message_id
+                self._settlements.depart(root_id)
+                begun.append((root_id, message_id))
+            made = messages = await super()._send_batch(topic, ids, data, lineages, made_from)
+        finally:
+            for (root_id, message_id), message in zip(begun, messages, strict=False):
+                self._settlements.departed(root_id, message_id, self._followed, message)
+        return made
+
+
+def _outgoing(
+    ids: Sequence[str],
+    lineages: Sequence[tuple[Receipt, ...]],
+    made_from: Sequence[BaseMessage] | None,
+) -> list[Outgoing]:
+    """The messages about to be published, as telemetry sees them."""
+    origins: Sequence[BaseMessage | None] = made_from or [None] * len(ids)
+    return [
+        Outgoing(message_id, receipts[0].message_id if receipts else message_id, parent_ids(receipts), origin)
+        for message_id, receipts, origin in zip(ids, lineages, origins, strict=True)
+    ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from echo_core.errors import TransportClosed
+from echo_core.runtime.batch import BatchLane
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.dead_letters import DeadLetterStore
@@ -108,8 +109,10 @@ class Dispatcher:
         # and what a lane has taken can be shed no more.
         alone = delivery.lanes == 1 or bool(delivery.ordering_key)
         batch = BATCH if alone and delivery.when_full == "wait" else 1
+        in_batches = delivery.batch_size > 1 and slot.open_channel is None
+        kind = BatchLane if in_batches else Lane
         lanes = [
-            Lane(
+            kind(
                 slot,
                 context,
                 receive,

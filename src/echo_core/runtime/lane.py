@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Final, ParamSpec, TypeAlias, TypeVar
 
 from common_telemetry import MessageTelemetry, ProcessScope
 from echo_core.errors import MessageError, PluginError, TransportClosed
@@ -32,10 +32,12 @@ from echo_core.settlement import Ending
 from echo_core.transports.base import Delivery
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BATCH: Final = 64
 """Deliveries taken from the queue at a time."""
-_WAITED_S: Final = 0.000_1
+WAITED_S: Final = 0.000_1
 """A pause longer than this between two batches was a wait, in which others had their turn."""
 ACKNOWLEDGED: Final = ProcessingStatus.ACKNOWLEDGED
 Receive: TypeAlias = Callable[[int], Awaitable[Sequence[Delivery]]]
@@ -104,6 +106,8 @@ class Lane:
         self._expired = False
         self._abandoned = False
         self._leaving = False
+        self._in_hand = 1
+        """How many of those taken are being handled, if there are any."""
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -117,7 +121,7 @@ class Lane:
         try:
             while not self._leaving:
                 taken.extend(await self._receive(self._batch))
-                if monotonic() - self._ended > _WAITED_S:
+                if monotonic() - self._ended > WAITED_S:
                     turn_began = monotonic()
                 while taken:
                     await self._handle(taken[0])
@@ -130,9 +134,13 @@ class Lane:
         except TransportClosed:
             return
         except asyncio.CancelledError:
-            while taken and not self._leaving:
-                await taken.pop().retry()
+            await self._hand_back()
             raise
+
+    async def _hand_back(self) -> None:
+        """Return what was taken and has not ended; the newest first, so that it lies in order again."""
+        while self._taken and not self._leaving:
+            await self._taken.pop().retry()
 
     def leave(self) -> list[Delivery]:
         """Take nothing more, and end after the message in hand; returns what was taken and not begun."""
@@ -146,15 +154,26 @@ class Lane:
             self._channel.leave()
         return not_begun[::-1]
 
-    async def _handle(self, delivery: Delivery) -> None:
-        """See one delivery to its end: processed, filtered or dead-lettered, and only then settled."""
+    async def _handle(
+        self, delivery: Delivery, failure: Failure | None = None, scope: ProcessScope | None = None
+    ) -> None:
+        """See one delivery to its end: processed, filtered or dead-lettered, and only then settled.
+
+        With a `failure` it has been received already, and an attempt failed in the block of `scope`.
+        """
         topic, message = delivery.topic, delivery.message
         message_in_hand.set(message)
-        self._statistics.received += 1
         failures: list[Attempt] = []
-        scope: ProcessScope | None = None
         number = delivery.attempt
+        if failure is None:
+            self._statistics.received += 1
         try:
+            if failure is not None and scope is not None:
+                if await self._recover(delivery, scope, failure, number, failures):
+                    await delivery.settle()
+                    self._settlements.ended(message, Ending.DEAD_LETTERED)
+                    return
+                number += 1
             while True:
                 scope = self._messages.process(topic, message, attempt=number, previous=scope)
                 began = self._busy_since = monotonic()
@@ -180,7 +199,7 @@ class Lane:
                 number += 1
             await delivery.settle()
             if self._settlements.open:
-                self._settlements.ended(message, Ending.DEAD_LETTERED if failure else _ending_of(status))
+                self._settlements.ended(message, Ending.DEAD_LETTERED if failure else ending_of(status))
         except asyncio.CancelledError:
             self._statistics.received -= 1  # it goes back to the queue
             raise
@@ -197,14 +216,7 @@ class Lane:
             self._statistics.filtered += 1
             scope.outcome("filtered")
             return None
-        if outcome is Outcome.FAILED:
-            failure = Failure("FAILED", status.reason, is_final=True)
-        elif outcome is Outcome.RETRY_LATER:
-            failure = Failure("RETRY_LATER", "the plugin asked to try again later", delay=status.delay)
-        else:
-            failure = Failure(
-                "TypeError", f"process_message returned {status!r}, no ProcessingStatus", is_final=True
-            )
+        failure = failure_in(status)
         scope.fail(failure.error, failure.error_type)
         return failure
 
@@ -287,7 +299,7 @@ class Lane:
         self._taken.clear()
         was_cancelled = self._task is not None and self._task.done() and self._task.cancelled()
         if held and not was_cancelled:  # one that was has taken it back already
-            self._statistics.received -= 1
+            self._statistics.received -= self._in_hand
             self._statistics = Statistics()  # what the handler may still answer is counted nowhere
             self._settlements = Settlements()
         self._abandoned = True
@@ -333,33 +345,49 @@ def dead_letter(
 
 
 def handler_of(plugin: Plugin | None, context: HostContext) -> Handler:
-    """The plugin's `process_message`; one that is a plain `def` is called in the plugin's threads.
+    """The plugin's `process_message`, as `awaitable` gives it."""
+    assert plugin is not None
+    return awaitable(plugin, context, plugin.process_message)
+
+
+def awaitable(
+    plugin: Plugin, context: HostContext, method: Callable[P, Awaitable[R]]
+) -> Callable[P, Awaitable[R]]:
+    """A method of the plugin, for the loop to call; a plain `def` runs in the plugin's threads.
 
     Raises `PluginError` for a plain `def` in a class that is not declared as blocking.
     """
-    assert plugin is not None
-    if inspect.iscoroutinefunction(plugin.process_message):
-        return plugin.process_message
+    if inspect.iscoroutinefunction(method):
+        return method
     if not plugin.blocking:
         raise PluginError(
-            f"{type(plugin).__qualname__}.process_message is a plain def",
-            fix="write `async def process_message`, or declare the class with `blocking=True`",
+            f"{method.__qualname__} is a plain def",
+            fix=f"write `async def {method.__name__}`, or declare the class with `blocking=True`",
         )
-    function: Callable[[str, BaseMessage], ProcessingStatus] = plugin.process_message  # type: ignore[assignment]
+    function: Callable[P, R] = method  # type: ignore[assignment]
 
-    async def in_thread(topic: str, message: BaseMessage) -> ProcessingStatus:
-        return await context.run_blocking(function, topic, message)
+    async def in_thread(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await context.run_blocking(function, *args, **kwargs)
 
     return in_thread
 
 
-def _ending_of(status: ProcessingStatus) -> Ending:
+def ending_of(status: ProcessingStatus) -> Ending:
     """How a delivery ended that did not fail."""
     return Ending.FILTERED if status.outcome is Outcome.FILTERED else Ending.PROCESSED
 
 
+def failure_in(answer: object, method: str = "process_message") -> Failure:
+    """Why a message did not end, from what the plugin's `method` answered."""
+    if isinstance(answer, ProcessingStatus):
+        if answer.outcome is Outcome.FAILED:
+            return Failure("FAILED", answer.reason, is_final=True)
+        return Failure("RETRY_LATER", "the plugin asked to try again later", delay=answer.delay)
+    return Failure("TypeError", f"{method} returned {answer!r}, no ProcessingStatus", is_final=True)
+
+
 def failure_of(error: BaseException) -> Failure:
-    """Why an attempt failed, from what was raised."""
+    """Why a message did not end, from what was raised."""
     if isinstance(error, AttemptFailed):
         return error.failure
     frames = traceback.extract_tb(error.__traceback__)

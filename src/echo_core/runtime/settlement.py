@@ -37,7 +37,7 @@ class Followed:
     ) -> None:
         self.name: Final = name
         self._tell = tell
-        self._limit = limit
+        self.limit: Final = limit
         self._timeout_s = timeout_s
         self._degrade = degrade
         self._recover = recover
@@ -49,7 +49,7 @@ class Followed:
 
     async def begin(self) -> None:
         """One more message is on its way; waits while `limit` of them are."""
-        while self._outstanding >= self._limit:
+        while self._outstanding >= self.limit:
             await self._change()
         self._outstanding += 1
 

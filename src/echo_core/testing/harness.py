@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 from echo_core.errors import NotFound, PluginError, TopicError
 from echo_core.manifest import FILE_NAME, Manifest, read
 from echo_core.message import BaseMessage
-from echo_core.plugin import Outcome, Plugin, ProcessingStatus
+from echo_core.plugin import Answer, Outcome, Plugin, ProcessingStatus
 from echo_core.roles import Source
 from echo_core.runtime.config import effective_config
-from echo_core.runtime.context import HostContext, message_in_hand
+from echo_core.runtime.context import BatchInHand, HostContext, message_in_hand
 from echo_core.runtime.settings import Settings
 from echo_core.testing.telemetry import ReportedTelemetry
 from echo_core.testing.transport import Published, RecordingTransport
@@ -120,27 +120,53 @@ class PluginHarness:
         A status of FORWARD is carried out, as the host does. Raises `TopicError` if the plugin would
         never be given a message of this topic.
         """
-        message = data if isinstance(data, BaseMessage) else BaseMessage(source="test", data=data)
-        topic = topic or self._topic or self._any_topic()
-        if topic not in self._subscribed:
-            raise TopicError(
-                f"{self.manifest.name} is never given messages of {topic!r}",
-                why=f"its subscriptions are {', '.join(self.manifest.subscriptions) or 'none'}",
-                fix="name a topic that one of them means",
-            )
+        message = data if isinstance(data, BaseMessage) else _message(data)
+        topic = self._checked_topic(topic)
         with self._in_hand(topic, message), self._unchanged(message):
             status = await self._process(topic, message)
             if status.outcome is Outcome.FORWARD:
                 await self.context.publish(status.topic, status.message)
         return status
 
+    async def handle_batch(self, data: Sequence[Any], topic: str | None = None) -> list[Answer]:
+        """Hand over a batch, as the host does where `delivery.batch_size` is above 1; how each went.
+
+        What `handle` does for one message holds for each. An exception of the whole batch comes through.
+        """
+        messages = [item if isinstance(item, BaseMessage) else _message(item) for item in data]
+        topic = self._checked_topic(topic)
+        before = copy.deepcopy([message.data for message in messages])
+        token = message_in_hand.set(BatchInHand(messages))
+        try:
+            with self._telemetry.plugin.messages.batch(topic, messages):
+                answers = await self._call(self.plugin.process_batch, [topic] * len(messages), messages)
+        finally:
+            message_in_hand.reset(token)
+            for message, was in zip(messages, before, strict=True):
+                self._check_unchanged(message, was)
+        if not isinstance(answers, list | tuple) or len(answers) != len(messages):
+            raise PluginError(
+                f"process_batch of {self.manifest.name} returned {answers!r} for {len(messages)} messages",
+                fix="return a list with a ProcessingStatus, or an exception, for each message",
+            )
+        for answer, message in zip(answers, messages, strict=True):
+            if isinstance(answer, ProcessingStatus) and answer.outcome is Outcome.FORWARD:
+                with self._made_from(message):
+                    await self.context.publish(answer.topic, answer.message)
+        return list(answers)
+
     @contextmanager
     def _in_hand(self, topic: str, message: BaseMessage) -> Iterator[None]:
         """While the block runs, what is published is made from `message`, what is reported is about it."""
+        with self._made_from(message), self._telemetry.plugin.messages.process(topic, message):
+            yield
+
+    @contextmanager
+    def _made_from(self, message: BaseMessage) -> Iterator[None]:
+        """While the block runs, what is published is made from `message`."""
         token = message_in_hand.set(message)
         try:
-            with self._telemetry.plugin.messages.process(topic, message):
-                yield
+            yield
         finally:
             message_in_hand.reset(token)
 
@@ -151,18 +177,17 @@ class PluginHarness:
         try:
             yield
         finally:
-            if message.data != before:
-                raise AssertionError(
-                    f"{self.manifest.name} changed message.data from {before!r} to {message.data!r}; "
-                    "fix: make new data, like {**message.data, ...}"
-                )
+            self._check_unchanged(message, before)
+
+    def _check_unchanged(self, message: BaseMessage, before: Any) -> None:
+        if message.data != before:
+            raise AssertionError(
+                f"{self.manifest.name} changed message.data from {before!r} to {message.data!r}; "
+                "fix: make new data, like {**message.data, ...}"
+            )
 
     async def _process(self, topic: str, message: BaseMessage) -> ProcessingStatus:
-        process: Callable[[str, BaseMessage], Any] = self.plugin.process_message
-        if inspect.iscoroutinefunction(process):
-            status = await process(topic, message)
-        else:
-            status = await self.context.run_blocking(process, topic, message)
+        status = await self._call(self.plugin.process_message, topic, message)
         if not isinstance(status, ProcessingStatus):
             raise PluginError(
                 f"process_message of {self.manifest.name} returned {status!r}",
@@ -170,6 +195,23 @@ class PluginHarness:
                 fix="return ProcessingStatus.ACKNOWLEDGED",
             )
         return status
+
+    async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a method of the plugin where the host would: a plain `def` in a thread."""
+        if inspect.iscoroutinefunction(method):
+            return await method(*arguments)
+        return await self.context.run_blocking(method, *arguments)
+
+    def _checked_topic(self, topic: str | None) -> str:
+        """The topic that messages come from."""
+        topic = topic or self._topic or self._any_topic()
+        if topic not in self._subscribed:
+            raise TopicError(
+                f"{self.manifest.name} is never given messages of {topic!r}",
+                why=f"its subscriptions are {', '.join(self.manifest.subscriptions) or 'none'}",
+                fix="name a topic that one of them means",
+            )
+        return topic
 
     def _any_topic(self) -> str:
         """A topic that the first subscription means: its wildcards read as the word "test"."""
@@ -207,6 +249,10 @@ class PluginHarness:
             if len(self.published) < first + limit:  # then it is the test itself that is cancelled
                 raise
         return self.published[first:]
+
+
+def _message(data: Any) -> BaseMessage:
+    return BaseMessage(source="test", data=data)
 
 
 def _manifest(plugin: Plugin, given: Manifest | Path | None) -> Manifest:

@@ -154,6 +154,31 @@ async def check_shutdown_leaves_no_task_running(subject: Subject) -> None:
         require(not left, f"still running after shutdown: {', '.join(str(task.get_coro()) for task in left)}")
 
 
+async def check_a_batch_goes_as_its_messages_would_alone(subject: Subject) -> None:
+    """Handed over together, each message ends as it does when it comes alone."""
+    if type(subject.create_plugin()).process_batch is Plugin.process_batch or not subject.messages:
+        return
+    alone: list[str] = []
+    async with subject.started() as harness:
+        for sample in subject.messages:
+            try:
+                alone.append((await harness.handle(copy.deepcopy(sample))).outcome.value)
+            except Exception as error:  # noqa: BLE001  (how it fails is what is compared)
+                alone.append(type(error).__name__)
+        await _shut_down(harness.plugin, "after work")
+    async with subject.started() as harness:
+        try:
+            answers = await harness.handle_batch(copy.deepcopy(list(subject.messages)))
+        except Exception:  # noqa: BLE001  (each would then be handled alone)
+            return
+        finally:
+            await _shut_down(harness.plugin, "after work")
+    together = [
+        type(answer).__name__ if isinstance(answer, Exception) else answer.outcome.value for answer in answers
+    ]
+    require(together == alone, f"alone the samples end as {alone}, and in a batch as {together}")
+
+
 PLUGIN_CHECKS: Final[tuple[PluginCheck, ...]] = (
     check_each_plugin_is_a_fresh_one,
     check_the_default_config_fits_its_schema,
@@ -162,6 +187,7 @@ PLUGIN_CHECKS: Final[tuple[PluginCheck, ...]] = (
     check_shutdown_is_safe_twice,
     check_health_is_a_bool,
     check_message_data_is_never_changed,
+    check_a_batch_goes_as_its_messages_would_alone,
     check_nothing_is_published_after_shutdown,
     check_shutdown_leaves_no_task_running,
 )

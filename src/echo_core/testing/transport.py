@@ -1,7 +1,7 @@
 """A real transport that remembers what was published."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from echo_core.message import BaseMessage, encode
@@ -33,6 +33,10 @@ class RecordingTransport(MemoryTransport):
         if self._enough is not None and len(self.published) == self._enough[0]:
             self._enough[1]()
             await asyncio.sleep(0)  # a publisher that never waits could not be cancelled otherwise
+
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        for message in messages:
+            await self.publish(topic, message)
 
     def when_published(self, count: int, callback: Callable[[], object]) -> None:
         """Call back once, when `count` messages have been published; replaces an earlier wish."""

@@ -521,6 +521,48 @@ async def check_acceptance_is_reported(open_transport: OpenTransport) -> None:
 
 
 @_check
+async def check_a_batch_is_accepted_whole_and_in_order(open_transport: OpenTransport) -> None:
+    """`publish_batch` is `publish` of each: every subscription gets all, in order, whatever its limit."""
+    count = 25
+    came: dict[str, list[Any]] = {"narrow": [], "wide": []}
+
+    async def read(subscription: Subscription) -> None:
+        async for delivery in subscription:
+            came[subscription.name].append(delivery.message.data)
+            await delivery.settle()
+
+    async with (
+        open_transport() as transport,
+        transport.subscribe("narrow", ["a.*"], queue_limit=3) as narrow,
+        transport.subscribe("wide", ["#"]) as wide,
+    ):
+        readers = [asyncio.create_task(read(one)) for one in (narrow, wide)]
+        await transport.publish_batch("a.b", [_message(number) for number in range(count)])
+        await transport.publish_batch("a.b", [])
+        await transport.wait_until_settled()
+        for reader in readers:
+            reader.cancel()
+    for name, data in came.items():
+        require(data == list(range(count)), f"of {count} messages in a batch, {data} came to {name!r}")
+
+
+@_check
+async def check_a_batch_of_deliveries_is_settled_as_each_would_be(open_transport: OpenTransport) -> None:
+    """`settle_batch` is `settle` of each: those alone do not come again, and what has ended stays so."""
+    async with open_transport() as transport, transport.subscribe("reader", ["a"]) as reader:
+        await _publish(transport, "a", *range(5))
+        taken = await _take(reader, 5)
+        await taken[1].settle()
+        await type(taken[0]).settle_batch(taken[:4])
+        left = (reader.statistics().unsettled, transport.unsettled())
+        require(left == (1, 1), f"settled four of five, and {left} are left")
+        await taken[4].retry()
+        (again,) = await _take(reader, 1)
+        require(again.message.data == 4, f"{again.message.data} came again instead of 4")
+        await again.settle()
+
+
+@_check
 async def check_two_full_subscribers_that_feed_each_other_do_not_deadlock(
     open_transport: OpenTransport,
 ) -> None:

@@ -69,6 +69,12 @@ class Delivery(ABC):
     async def settle(self) -> None:
         """The message has ended here. Ending it twice changes nothing."""
 
+    @classmethod
+    async def settle_batch(cls, deliveries: Sequence[Self]) -> None:
+        """`settle` each of them, all of one subscription; for a transport that can do it in one go."""
+        for delivery in deliveries:
+            await delivery.settle()
+
     @abstractmethod
     async def retry(self, delay: float = 0.0) -> None:
         """Hand the message back: it comes again after `delay` seconds or more, with `attempt` one higher."""
@@ -135,6 +141,15 @@ class Transport(ABC):
         topic, `TransportClosed` after `close`, `QueueFull` when a hard bound is reached. A caller that is
         cancelled cannot know whether the message was accepted.
         """
+
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        """`publish` each of them, in order; for a transport that can do it in one go.
+
+        Returns once all are accepted. When it raises, those before some point were accepted, and the
+        others were not.
+        """
+        for message in messages:
+            await self.publish(topic, message)
 
     @abstractmethod
     def subscribe(self, name: str, patterns: Sequence[str], *, queue_limit: int = 1_000) -> Subscription:

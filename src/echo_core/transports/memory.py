@@ -11,7 +11,7 @@ The bounds on all queues together are held by the limit of each one; no message 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from echo_core.errors import QueueFull, TransportClosed
 from echo_core.message import BaseMessage
@@ -56,6 +56,16 @@ class MemoryDelivery(Delivery):
         if not self._ended:
             self._ended = True
             self._subscription._settled()
+
+    @classmethod
+    async def settle_batch(cls, deliveries: Sequence[Self]) -> None:
+        count = 0
+        for delivery in deliveries:
+            if not delivery._ended:
+                delivery._ended = True
+                count += 1
+        if count:
+            deliveries[0]._subscription._settled(count)
 
     async def retry(self, delay: float = 0.0) -> None:
         if not self._ended:
@@ -196,6 +206,12 @@ class MemorySubscription(Subscription):
         self._is_congested = False
         self._transport._congestion.end(self)
 
+    def put_all(self, deliveries: list[MemoryDelivery]) -> None:
+        """`put` all of them."""
+        self._queue.extend(deliveries)
+        if self._receivers:
+            self._wake_receivers()
+
     def _wake_receivers(self) -> None:
         """All of them: one may be cancelled before it gets here; the others look, and go on waiting."""
         receivers, self._receivers = self._receivers, []
@@ -203,9 +219,9 @@ class MemorySubscription(Subscription):
             if not receiver.done():
                 receiver.set_result(None)
 
-    def _settled(self) -> None:
-        self._received -= 1
-        self._transport._ended()
+    def _settled(self, count: int = 1) -> None:
+        self._received -= count
+        self._transport._ended(count)
 
     def _returned(self, delivery: MemoryDelivery, delay: float) -> None:
         self._received -= 1
@@ -301,6 +317,41 @@ class MemoryTransport(Transport):
         if crowded:
             self._tell_source(message.root_source, subscriptions)
             await self._slow_down(message.source, subscriptions)
+
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        at = 0
+        while at < len(messages):
+            subscriptions = self._subscribers.get(topic)
+            if subscriptions is None:
+                subscriptions = self._find_subscribers(topic)
+            room = min((s.queue_limit - len(s._queue) for s in subscriptions), default=len(messages))
+            if room > 1:
+                some = messages[at : at + room]
+                self._put_all(topic, some, subscriptions)
+                await self._slow_down(some[0].source, subscriptions)
+            else:  # as everybody does who finds a queue full
+                some = messages[at : at + 1]
+                await self.publish(topic, some[0])
+            at += len(some)
+
+    def _put_all(
+        self, topic: str, messages: Sequence[BaseMessage], subscriptions: Sequence[MemorySubscription]
+    ) -> None:
+        """What `publish` does with a message that there is room for, with several."""
+        for subscription in subscriptions:
+            subscription.put_all([MemoryDelivery(subscription, topic, message, 1) for message in messages])
+        self._unsettled += len(subscriptions) * len(messages)
+        self._accepted += len(messages)
+        if self.on_accept is not None:
+            for message in messages:
+                self.on_accept(message, len(subscriptions))
+        for subscription in subscriptions:
+            for message in messages[::_SAMPLED]:
+                subscription.typical_size.see(message)
+            subscription.resize()
+        if any(len(subscription._queue) > subscription.crowded_at for subscription in subscriptions):
+            for source in {message.root_source for message in messages}:
+                self._tell_source(source, subscriptions)
 
     def _find_subscribers(self, topic: str) -> tuple[MemorySubscription, ...]:
         """Who gets the topic. Asked once a topic, until a subscription comes or goes, or the end."""
@@ -425,8 +476,8 @@ class MemoryTransport(Transport):
     def unsettled(self) -> int:
         return self._unsettled
 
-    def _ended(self) -> None:
-        self._unsettled -= 1
+    def _ended(self, count: int) -> None:
+        self._unsettled -= count
         if self._unsettled == 0 and self._all_settled is not None:
             if not self._all_settled.done():
                 self._all_settled.set_result(None)

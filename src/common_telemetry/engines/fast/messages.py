@@ -39,8 +39,14 @@ from common_telemetry.engines.official import (
     type_of,
 )
 from common_telemetry.errors import describe
-from common_telemetry.message import ObservedMessage
-from common_telemetry.messages import MessageScope, MessageTelemetry, ProcessScope, PublishScope
+from common_telemetry.message import ObservedMessage, Outgoing
+from common_telemetry.messages import (
+    MessageScope,
+    MessageTelemetry,
+    ProcessScope,
+    PublishBatchScope,
+    PublishScope,
+)
 from common_telemetry.propagation import CURRENT_KEY, Current
 
 _NOWHERE: Final = Context()
@@ -96,6 +102,9 @@ class FastMessages(MessageTelemetry):
         ):
             return _Publish(self, self._site(topic), here, message_id, root_id, parent_ids)
         return self.long_way.publish(topic, message_id, root_id, parent_ids)
+
+    def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
+        return self.long_way.publish_batch(topic, messages)
 
     def process(
         self,

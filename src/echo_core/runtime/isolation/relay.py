@@ -6,8 +6,8 @@ from typing import Self
 
 from opentelemetry.trace import SpanContext
 
-from common_telemetry import MessageTelemetry, ProcessScope, PublishScope, propagation
-from common_telemetry.message import ObservedMessage
+from common_telemetry import MessageTelemetry, ProcessScope, PublishBatchScope, PublishScope, propagation
+from common_telemetry.message import ObservedMessage, Outgoing
 from echo_core.runtime.lane import AttemptFailed
 
 
@@ -80,6 +80,9 @@ class RelayedMessages(MessageTelemetry):
         self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
     ) -> PublishScope:
         return self._messages.publish(topic, message_id, root_id, parent_ids)
+
+    def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
+        return self._messages.publish_batch(topic, messages)
 
     def process(
         self,

@@ -1,0 +1,268 @@
+"""Handing a plugin many messages at a time.
+
+A batch is one call, one span and one settlement, so that what a message costs is little more than what the
+plugin does with it. Whatever fails in a batch is tried again alone, the way of every other message.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import monotonic
+from typing import Any, Final, TypeAlias
+
+from common_telemetry import ProcessScope
+from echo_core.errors import PluginError, TransportClosed
+from echo_core.message import BaseMessage
+from echo_core.plugin import Answer, Outcome, Plugin, ProcessingStatus
+from echo_core.runtime.context import BatchInHand, HostContext, message_in_hand
+from echo_core.runtime.lane import (
+    ACKNOWLEDGED,
+    WAITED_S,
+    Failure,
+    Lane,
+    awaitable,
+    ending_of,
+    failure_in,
+    failure_of,
+    handler_of,
+)
+from echo_core.runtime.slot import PluginSlot
+from echo_core.settlement import Ending
+from echo_core.transports.base import Delivery
+
+_ENDS: Final = (Outcome.ACKNOWLEDGED, Outcome.FORWARD, Outcome.FILTERED)
+BatchHandler: TypeAlias = Callable[[Sequence[str], Sequence[BaseMessage]], Awaitable[Sequence[Answer]]]
+
+
+class BatchLane(Lane):
+    """A lane that takes up to `delivery.batch_size` messages at a time.
+
+    A message that was delivered before is handled alone: it may be what ended the host the last time.
+    """
+
+    def __init__(self, slot: PluginSlot, context: HostContext, *args: Any, **kwargs: Any) -> None:
+        super().__init__(slot, context, *args, **kwargs)
+        self._size = self._batch = self._delivery.batch_size
+        self._wait_s = self._delivery.batch_wait_ms / 1_000
+        self._process_batch = _batch_handler(slot, context)
+        self._subscribed = ", ".join(context.subscriptions)
+
+    async def run(self) -> None:
+        self._task = asyncio.current_task()
+        self._in_hand = 0
+        taken, turn = self._taken, self._turn
+        turn_began = monotonic()
+        try:
+            while not self._leaving:
+                taken.extend(await self._receive(self._size))
+                if self._wait_s and len(taken) < self._size:
+                    await self._wait_for_more()
+                if monotonic() - self._ended > WAITED_S:
+                    turn_began = monotonic()
+                while taken:
+                    await self._handle_some()
+                    if self._abandoned:
+                        return
+                    if self._ended - turn_began > turn.share_s:
+                        await turn.give()
+                        turn_began = monotonic()
+        except TransportClosed:
+            return
+        except asyncio.CancelledError:
+            await self._hand_back()
+            raise
+
+    def leave(self) -> list[Delivery]:
+        self._leaving = True
+        not_begun: list[Delivery] = []
+        while len(self._taken) > self._in_hand:
+            not_begun.append(self._taken.pop())
+        if not self._in_hand and self._task is not None:
+            self._task.cancel()  # it waits for deliveries, or for its turn
+        return not_begun[::-1]
+
+    async def _wait_for_more(self) -> None:
+        """Return when the batch is full, or has waited for as long as it may."""
+        taken, until = self._taken, self._clock.monotonic() + self._wait_s
+        while len(taken) < self._size and (left := until - self._clock.monotonic()) > 0:
+            more = asyncio.ensure_future(self._receive(self._size - len(taken)))
+            timer = asyncio.ensure_future(self._clock.sleep(left))
+            try:
+                await asyncio.wait((more, timer), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                timer.cancel()
+                more.cancel()
+                await asyncio.wait((more,))
+                if not more.cancelled() and more.exception() is None:
+                    taken.extend(more.result())
+            if more.cancelled() or more.exception() is not None:  # which the next `receive` tells again
+                return
+
+    async def _handle_some(self) -> None:
+        """See what comes first to its end: all that is fresh, or one that is not."""
+        taken = self._taken
+        fresh = list(taken)
+        if [delivery.attempt for delivery in fresh].count(1) < len(fresh):
+            fresh = list(itertools.takewhile(_is_fresh, fresh))
+        self._in_hand = len(fresh) or 1
+        if fresh:
+            failed, scope = await self._handle_batch(fresh)
+            if self._abandoned:
+                return
+            if len(fresh) == len(taken):
+                taken.clear()
+            else:
+                for _ in fresh:
+                    taken.popleft()
+            await self._handle_failed(failed, scope)
+        else:
+            await self._handle(taken[0])
+            if not self._abandoned:
+                taken.popleft()
+        self._in_hand = 0
+
+    async def _handle_failed(self, failed: Sequence[tuple[Delivery, Failure]], scope: ProcessScope) -> None:
+        """Try each of them again, alone and in order."""
+        taken = self._taken
+        taken.extendleft(delivery for delivery, _ in reversed(failed))
+        self._in_hand = len(failed)
+        for delivery, failure in failed:
+            try:
+                await self._handle(delivery, failure, scope)
+            except asyncio.CancelledError:
+                self._statistics.received -= self._in_hand - 1  # the others go back to the queue too
+                raise
+            if self._abandoned:
+                return
+            taken.popleft()
+            self._in_hand -= 1
+
+    async def _handle_batch(
+        self, deliveries: Sequence[Delivery]
+    ) -> tuple[list[tuple[Delivery, Failure]], ProcessScope]:
+        """Hand them over, and settle those that ended. Returns the others and why, and the scope of it."""
+        messages = [delivery.message for delivery in deliveries]
+        topics = [delivery.topic for delivery in deliveries]
+        count = len(messages)
+        self._statistics.received += count
+        message_in_hand.set(BatchInHand(messages))
+        scope = self._messages.batch(self._topic_of(topics), messages)
+        answers: Sequence[Answer] = ()
+        failure: Failure | None = None
+        began = self._busy_since = monotonic()
+        with scope:
+            try:
+                answers = await self._process_batch(topics, messages)
+                if answers.__class__ is not list or answers.count(ACKNOWLEDGED) != count:
+                    _check(answers, count)
+                    await self._forward(answers, messages)
+            except asyncio.CancelledError as error:
+                try:
+                    failure = self._judge_cancellation(error, scope)
+                except asyncio.CancelledError:
+                    self._statistics.received -= count  # they go back to the queue
+                    raise
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (plugin code may raise anything)
+                failure = failure_of(error)
+                scope.fail(error)
+            finally:
+                self._busy_since = 0.0
+                self._ended = monotonic()
+                self._statistics.took(self._ended - began)
+            if failure is None:
+                ended, endings, failed = self._count(deliveries, answers)
+                if failed:
+                    scope.fail(f"{len(failed)} of {count} messages failed, the first: {failed[0][1].error}")
+            else:
+                ended, endings, failed = [], [], [(delivery, failure) for delivery in deliveries]
+        if ended:
+            await type(ended[0]).settle_batch(ended)
+            if self._settlements.open:
+                for delivery, ending in zip(ended, endings, strict=False):
+                    self._settlements.ended(delivery.message, ending)
+        return failed, scope
+
+    def _count(
+        self, deliveries: Sequence[Delivery], answers: Sequence[Answer]
+    ) -> tuple[Sequence[Delivery], Iterable[Ending], list[tuple[Delivery, Failure]]]:
+        """Count what ended. Returns that and how it did, and what did not end and why."""
+        if answers.count(ACKNOWLEDGED) == len(deliveries):
+            self._statistics.processed += len(deliveries)
+            return deliveries, itertools.repeat(Ending.PROCESSED), []
+        ended: list[Delivery] = []
+        endings: list[Ending] = []
+        failed: list[tuple[Delivery, Failure]] = []
+        for delivery, answer in zip(deliveries, answers, strict=True):
+            if isinstance(answer, ProcessingStatus) and answer.outcome in _ENDS:
+                ended.append(delivery)
+                endings.append(ending_of(answer))
+            elif isinstance(answer, Exception):
+                failed.append((delivery, failure_of(answer)))
+            else:
+                failed.append((delivery, failure_in(answer, "process_batch")))
+        filtered = endings.count(Ending.FILTERED)
+        self._statistics.filtered += filtered
+        self._statistics.processed += len(ended) - filtered
+        return ended, endings, failed
+
+    async def _forward(self, answers: Sequence[Answer], messages: Sequence[BaseMessage]) -> None:
+        """Publish what the answers ask for, in order; neighbours that go to one topic together."""
+        forwards = [
+            (answer, message)
+            for answer, message in zip(answers, messages, strict=True)
+            if isinstance(answer, ProcessingStatus) and answer.outcome is Outcome.FORWARD
+        ]
+        for (topic, is_message), group in itertools.groupby(forwards, _destination):
+            some = list(group)
+            if not is_message:
+                made_from = [message for _, message in some]
+                await self._context.publish_batch(
+                    topic, [answer.message for answer, _ in some], made_from=made_from
+                )
+                continue
+            answers_in_turn = (answer for answer, _ in some)
+            for _, answer in zip(
+                self._context.one_by_one(message for _, message in some), answers_in_turn, strict=True
+            ):
+                await self._context.publish(topic, answer.message)
+
+    def _topic_of(self, topics: Sequence[str]) -> str:
+        """What the span of a batch is named after: its topic, or with several the plugin's subscriptions."""
+        return topics[0] if topics.count(topics[0]) == len(topics) else self._subscribed
+
+
+def _is_fresh(delivery: Delivery) -> bool:
+    return delivery.attempt == 1
+
+
+def _destination(forward: tuple[ProcessingStatus, BaseMessage]) -> tuple[str, bool]:
+    answer, _ = forward
+    return answer.topic, isinstance(answer.message, BaseMessage)
+
+
+def _check(answers: object, count: int) -> None:
+    """Raise TypeError unless there is an answer for each message."""
+    if not isinstance(answers, list | tuple):
+        raise TypeError(f"process_batch returned {answers!r}, no list of ProcessingStatus")
+    if len(answers) != count:
+        raise TypeError(f"process_batch returned {len(answers)} answers for {count} messages")
+
+
+def check_handlers(slot: PluginSlot, context: HostContext) -> None:
+    """Raise `PluginError` if the plugin lacks what its manifest says it has."""
+    handler_of(slot.plugin, context)
+    if slot.manifest is not None and slot.manifest.delivery.batch_size > 1:
+        _batch_handler(slot, context)
+
+
+def _batch_handler(slot: PluginSlot, context: HostContext) -> BatchHandler:
+    plugin, manifest = slot.plugin, slot.manifest
+    assert plugin is not None
+    assert manifest is not None
+    if type(plugin).process_batch is Plugin.process_batch:
+        raise PluginError(
+            f"{type(plugin).__qualname__} has no process_batch",
+            why=f"delivery.batch_size of its manifest is {manifest.delivery.batch_size}",
+            fix="write one, or take batch_size out of the manifest",
+        )
+    return awaitable(plugin, context, plugin.process_batch)
