@@ -17,6 +17,9 @@ EchoCoreError
 ├── NotFound                   no such plugin, version, topic or message
 ├── LibraryError               a built library is missing, damaged or modified
 ├── BuildError                 a plugin could not be built
+├── NoHost                     no host runs, or none that answers
+├── NotAllowed                 the host does not let you
+├── BadRequest                 the host was asked in a way that it does not understand
 ├── HostStopping               the host makes no changes any more, or not yet
 ├── ChangeRefused              the plugin is not in a state for that
 └── TransportError             the transport cannot do what was asked
@@ -184,6 +187,27 @@ class BuildError(EchoCoreError):
     """A plugin could not be built; nothing was written to the libraries."""
 
     code = "E-BUILD"
+
+
+class NoHost(EchoCoreError):
+    """No host of this workspace answers."""
+
+    code = "E-NO-HOST"
+    exit_code = 5
+
+
+class NotAllowed(EchoCoreError):
+    """The host does not let whoever asks do that."""
+
+    code = "E-NOT-ALLOWED"
+    exit_code = 4
+
+
+class BadRequest(EchoCoreError):
+    """What was asked of the host is malformed."""
+
+    code = "E-REQUEST"
+    exit_code = 2
 
 
 class HostStopping(EchoCoreError):

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "echo_core.runtime": {"vocabulary", "common_telemetry", "echo_core.transports"},
     "echo_core.workshop": {"vocabulary", "echo_core.runtime"},
     "echo_core.testing": {"vocabulary", "common_telemetry", "echo_core.transports", "echo_core.runtime"},
-    "echo_core.control": {"vocabulary", "echo_core.runtime"},
+    "echo_core.control": {"vocabulary", "common_telemetry", "echo_core.runtime"},
     "echo_core.cli": {
         "vocabulary",
         "echo_core.workshop",

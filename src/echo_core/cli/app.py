@@ -45,8 +45,9 @@ class Verb(NamedTuple):
 
 _WRITE: Final = "Write plugins"
 _RUN: Final = "Run plugins"
+_OPERATE: Final = "Operate a running host"
 _LEARN: Final = "Learn"
-GROUPS: Final = (_WRITE, _RUN, _LEARN)
+GROUPS: Final = (_WRITE, _RUN, _OPERATE, _LEARN)
 FAMILIES: Final = {
     "dlq": "Look at the messages that could not be handled.",
     "store": "Look after the file that sqlite:// keeps messages in.",
@@ -61,6 +62,13 @@ VERBS: Final = (
     Verb("activate_plugin", "activate_plugin:activate_plugin", _RUN, "Switch a plugin on or off."),
     Verb("list", "list:list_plugins", _RUN, "Show which plugins there are.", ("list_plugins",)),
     Verb("run", "run:run", _RUN, "Run the activated plugins."),
+    Verb("status", "status:status", _OPERATE, "Show the running host and its plugins."),
+    Verb("top", "top:top", _OPERATE, "Watch the running host and its plugins."),
+    Verb(
+        "pause", "pause:pause", _OPERATE, "Let a running plugin's messages wait, or a source's publications."
+    ),
+    Verb("resume", "resume:resume", _OPERATE, "Let a paused plugin go on."),
+    Verb("logs", "logs:logs", _OPERATE, "Show what plugins and host logged lately."),
     Verb("dlq list", "dlq:list_letters", _RUN, "Show the dead letters, the newest first."),
     Verb("dlq show", "dlq:show_letter", _RUN, "Show one dead letter whole."),
     Verb("store stats", "store:store_stats", _RUN, "Show what a store of messages holds."),

@@ -98,7 +98,7 @@ async def drive(
     with stopper.installed():
         progress.say(RUNNING)
         tasks = [asyncio.create_task(_show(host, progress), name="progress")]
-        tasks += [asyncio.create_task(_attend(service), name=service.__qualname__) for service in beside]
+        tasks += [asyncio.create_task(_attend(service)) for service in beside]
         try:
             return await host.run(until_idle=until_idle), stopper.aborted
         finally:
@@ -113,7 +113,7 @@ async def _attend(service: Service) -> None:
     try:
         await service()
     except Exception:  # a fault of ours; the plugins must not suffer from it
-        logger.exception("%s ended; the plugins run on without it", service.__qualname__)
+        logger.exception("%r ended; the plugins run on without it", service)
 
 
 async def _show(host: Drivable, progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import functools
 import importlib
 import importlib.util
 import logging
@@ -22,6 +23,9 @@ from echo_core.cli.progress import progress_for
 from echo_core.cli.session import SessionArgument
 from echo_core.cli.summary import summarize, summary_text
 from echo_core.cli.trace_tree import TraceBook, render_trace
+from echo_core.control.board import Board
+from echo_core.control.log_tail import LogTail
+from echo_core.control.server import serve
 from echo_core.errors import NotFound, SettingsError
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.host import Host
@@ -77,6 +81,7 @@ def run(
     _log_to_stderr()
     store = Store(workspace.state)
     beside: list[Service] = []
+    letters, logs = DeadLetterStore(workspace.state / FILE_NAME), LogTail()
     try:
         set_global_telemetry(telemetry)
         telemetry.install_globals()
@@ -96,7 +101,13 @@ def run(
                     known=plugins,
                     includes=lambda name: _is_chosen(name, only, except_),
                 )
-                beside.append(reconciler.watch)
+                board = Board(
+                    host, reconciler, workspace, letters, logs, optional=settings.host.optional_plugins
+                )
+                beside += [
+                    reconciler.watch,
+                    functools.partial(serve, host, board, logs, workspace, settings.host.control_port),
+                ]
             (snapshot, aborted), left = run_loop(
                 drive(host, progress, until_idle=until_idle, beside=beside), _loop_factory()
             )
@@ -105,6 +116,7 @@ def run(
         document = to_builtins(summary) | ({"trace": tree} if trace else {})
         session.out.result("run", document, summary_text(summary, tree))
     finally:
+        letters.close()
         telemetry.shutdown()  # may wait for a backend that does not answer, so nobody waits for more than it
     code = Interrupted.exit_code if aborted else (0 if summary.ok else 1)
     if left:

@@ -13,11 +13,17 @@ _MARKS: Final = {
     PluginState.RUNNING: ("*", "green"),
     PluginState.FINISHED: ("*", "green"),
     PluginState.DEGRADED: ("!", "yellow"),
+    PluginState.PAUSED: ("=", "yellow"),
     PluginState.FAILED: ("x", "bold red"),
 }
 """A shape as well as a colour: neither is ever the only sign."""
 _OTHER_MARK: Final = ("-", "dim")
 _UNKNOWN: Final = "-"
+
+
+def mark(state: PluginState) -> tuple[str, str]:
+    """The sign of a state, and the style it is shown in."""
+    return _MARKS.get(state, _OTHER_MARK)
 
 
 def rate(before: int, after: int, seconds: float) -> float | None:
@@ -40,17 +46,17 @@ def live_view(before: HostSnapshot, after: HostSnapshot, *, hint: str) -> "Rende
     for heading in ("IN/S", "OUT/S", "P95 ms", "FAILED", "DEAD", "QUEUE", *(["SHED"] if sheds else [])):
         table.add_column(heading, justify="right")
     for plugin in after.plugins:
-        mark, style = _MARKS.get(plugin.state, _OTHER_MARK)
+        sign, style = mark(plugin.state)
         name = f"{plugin.name} {plugin.version}".strip()
-        state = Text(f"{mark} {plugin.state.value}", style=style)
+        state = Text(f"{sign} {plugin.state.value}", style=style)
         cells = _cells(earlier.get(plugin.name), plugin, seconds)
         table.add_row(name, state, *cells, *([f"{_shed(plugin):,}"] if sheds else []))
     reasons = [
-        Text(f"{_MARKS.get(plugin.state, _OTHER_MARK)[0]} {plugin.name}: {_first_line(plugin.reason)}")
+        Text(f"{mark(plugin.state)[0]} {plugin.name}: {_first_line(plugin.reason)}")
         for plugin in after.plugins
         if plugin.reason
     ]
-    return Group(Text(f"{_duration(after.uptime_s)}  {hint}", style="dim"), table, *reasons)
+    return Group(Text(f"{duration(after.uptime_s)}  {hint}", style="dim"), table, *reasons)
 
 
 def totals_line(before: HostSnapshot, after: HostSnapshot) -> str:
@@ -70,7 +76,7 @@ def totals_line(before: HostSnapshot, after: HostSnapshot) -> str:
     ]
     if shed := sum(map(_shed, after.plugins)):
         parts.append(f"shed {shed:,}")
-    return f"{_duration(after.uptime_s)}  {', '.join(parts)}"
+    return f"{duration(after.uptime_s)}  {', '.join(parts)}"
 
 
 def state_line(name: str, version: str, state: PluginState, reason: str = "") -> str:
@@ -107,7 +113,8 @@ def _rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time span for people: hours, minutes, seconds."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

@@ -156,6 +156,7 @@ class Activation:
             await supervisor.shut_down(supervisor.manifest.timeouts.shutdown_ms / 1_000)
         if slot.state is PluginState.FAILED:
             slot.move_to(PluginState.STOPPED)
+        slot.subscription = None
         self._roster.remove(slot)
 
     async def withdraw(self, slot: PluginSlot, reason: str) -> None:

@@ -195,6 +195,11 @@ class Host:
         slot = self._roster.named(name)
         return slot.snapshot() if slot is not None else None
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether it has started, and was not told to stop."""
+        return self._started.is_set() and not self._stop.is_set()
+
     def request_stop(self) -> None:
         """Stop in good order; returns at once. For a signal handler on the loop."""
         self._stop.set()

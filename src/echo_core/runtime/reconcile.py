@@ -5,11 +5,10 @@ what ran before runs on, and the reason is kept here until the wish is granted o
 """
 
 import asyncio
-import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -50,9 +49,9 @@ class Reconciler:
         self._seen = {entry.name: entry.target for entry in known}
         self._refusals = {entry.name: entry.error for entry in known if entry.error is not None}
 
-    def refusal(self, name: str) -> EchoCoreError | None:
-        """Why the plugin does not run as it is enabled; None if it does."""
-        return self._refusals.get(name)
+    def refusals(self) -> Mapping[str, EchoCoreError]:
+        """Why plugins do not run as they are enabled, by name; those that do are not in it."""
+        return dict(self._refusals)
 
     async def watch(self) -> None:
         """Follow the folder until cancelled."""
@@ -84,28 +83,30 @@ class Reconciler:
         self._seen = wishes
         await asyncio.gather(*(self._grant(name) for name in sorted(changed)))
 
-    async def activate(self, library: Library) -> None:
+    async def activate(self, library: Library) -> bool:
         """Run the library, and enable it once it runs; if it does not come up, all is as before.
 
+        Returns whether anything had to be done.
         Raises what `Host.activate` raises, and `ChangeRefused` for a plugin that is not this host's.
         """
         self._check(library.name)
         before = self._host.plugin(library.name)
         try:
-            await self._run(library)
+            changed = await self._run(library)
         except EchoCoreError:
             if before is None:
                 await self._stop(library.name)
             raise
-        enable(self._workspace, library)
+        changed |= enable(self._workspace, library)
         self._refusals.pop(library.name, None)
+        return changed
 
-    async def deactivate(self, name: str) -> None:
-        """Disable the plugin, drain it and take it down; without effect if it neither runs nor is enabled."""
+    async def deactivate(self, name: str) -> bool:
+        """Disable the plugin, drain it and take it down; whether anything had to be done."""
         self._check(name)
-        disable(self._workspace, name)
+        changed = disable(self._workspace, name)
         self._refusals.pop(name, None)
-        await self._stop(name)
+        return await self._stop(name) or changed
 
     async def _grant(self, name: str) -> None:
         try:
@@ -124,15 +125,19 @@ class Reconciler:
         else:
             self._refusals.pop(name, None)
 
-    async def _run(self, library: Library) -> None:
+    async def _run(self, library: Library) -> bool:
         running = self._host.plugin(library.name)
         if running is not None and running.is_live and running.digest == library.digest:
-            return
+            return False
         await self._host.activate(offer_of(library, self._store))
+        return True
 
-    async def _stop(self, name: str) -> None:
-        with contextlib.suppress(NotFound):
+    async def _stop(self, name: str) -> bool:
+        try:
             await self._host.deactivate(name)
+        except NotFound:
+            return False
+        return True
 
     def _check(self, name: str) -> None:
         if not self._includes(name):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from echo_core.errors import EchoCoreError, LibraryError, WorkspaceError
+from echo_core.errors import EchoCoreError, LibraryError, NotFound, WorkspaceError
 from echo_core.runtime.libraries.files import replace_link
 from echo_core.runtime.libraries.library import Library, LibraryInfo, peek_library, read_library
 from echo_core.workspace import BUILD_TYPES, BuildType, Workspace
@@ -62,6 +62,27 @@ def read_enabled(workspace: Workspace, name: str) -> Enabled | None:
     """The entry of this name, verified; None if there is none."""
     link = workspace.enabled / name
     return _read_enabled(workspace, link) if os.path.lexists(link) else None
+
+
+def find_library(
+    workspace: Workspace, name: str, build_type: BuildType, version: str | None = None
+) -> Library:
+    """The library of this version, or the newest, verified.
+
+    Raises `NotFound`, and what `read_library` raises.
+    """
+    built = [entry for entry in available(workspace, build_type) if entry.name == name]
+    for entry in built:
+        if version in (None, entry.version):
+            library = read_library(entry.path)
+            _check_place(library, name, entry.version, build_type)
+            return library
+    raise NotFound(
+        f"{name} has no {build_type} library" + (f" of version {version}" if version else ""),
+        where=str(workspace.libraries(build_type)),
+        why=f"there is: {', '.join(entry.version for entry in built) or 'none'}",
+        fix=f"echo-core build {name} {build_type}",
+    )
 
 
 def enable(workspace: Workspace, library: Library) -> bool:

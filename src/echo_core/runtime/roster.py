@@ -31,7 +31,7 @@ class Roster:
         heirs = [other for other in (*self._supervisors, *self._past.values()) if _version(other) == version]
         if heirs:
             heirs[0].statistics.absorb(account)
-        elif account.received or account.published:
+        elif account.received or account.published or account.shed:
             self._past[version] = slot
 
     def slots(self) -> Sequence[PluginSlot]:

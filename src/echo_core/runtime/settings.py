@@ -29,6 +29,10 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The same, in bytes: the messages' data as MessagePack and 1,000 for each, by samples."""
     drain_timeout_s: float = 10.0
     """How long a plugin that is switched off, paused or replaced may take to end what it has."""
+    control_port: int = 0
+    """Where the control API answers on loopback; 0: on any free port."""
+    optional_plugins: tuple[str, ...] = ()
+    """Plugins without which the host is ready (`/health/ready`) all the same."""
 
     def __post_init__(self) -> None:
         for name in ("health_interval_s", "shutdown_timeout_s", "drain_timeout_s"):

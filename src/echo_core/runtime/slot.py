@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from common_telemetry import MessageTelemetry, PluginTelemetry
+from common_telemetry.attributes import PLUGIN_NAME, PLUGIN_VERSION
 from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage
 from echo_core.plugin import Plugin, ProcessingStatus
@@ -106,7 +107,9 @@ class PluginSlot:
         self.telemetry.state_changed(state.value, reason, failed=state is PluginState.FAILED)
         self.tell_status(state.value)
         log = logger.warning if reason else logger.info
-        log("%s %s is %s%s", self.name, self.version, state.value, f": {reason}" if reason else "")
+        because = f": {reason}" if reason else ""
+        about = {PLUGIN_NAME: self.name, PLUGIN_VERSION: self.version}
+        log("%s %s is %s%s", self.name, self.version, state.value, because, extra=about)
         self.report(event)
 
     def degrade(self, reason: str) -> None:

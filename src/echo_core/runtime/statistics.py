@@ -47,6 +47,8 @@ class Statistics:
         self.dead_lettered += other.dead_lettered
         self.failed_attempts += other.failed_attempts
         self.published += other.published
+        for reason, count in other.shed.items():
+            self.shed[reason] = self.shed.get(reason, 0) + count
 
     def percentile_ms(self, share: float) -> float | None:
         """The handling time, in ms, that `share` of the recent messages did not exceed; None before any."""

@@ -43,9 +43,14 @@ def activate(
     The library is validated first; if it fails, what was enabled stays so. Raises `NotFound`,
     `LibraryError`, `ManifestError`, or `ConfigError` for defaults that contradict the `config_schema`.
     """
-    library = find(workspace, name, build_type, version)
+    return activate_found(workspace, find(workspace, name, build_type, version))
+
+
+def activate_found(workspace: Workspace, library: Library) -> Activation:
+    """Enable a library that `find` has found."""
     already = not enable(workspace, library)
-    return Activation(name, library.version, build_type, workspace.enabled / name, already)
+    link = workspace.enabled / library.name
+    return Activation(library.name, library.version, library.build_type, link, already)
 
 
 def find(workspace: Workspace, name: str, build_type: BuildType, version: str | None = None) -> Library:

@@ -1,0 +1,145 @@
+"""What the control API says and is told: objects of JSON, from which the OpenAPI document is made."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from echo_core.errors import EchoCoreError
+from echo_core.runtime.dead_letters import DeadLetter
+from echo_core.runtime.states import NEXT, PluginState
+from echo_core.runtime.statistics import PluginSnapshot
+from echo_core.workspace import BuildType
+
+if TYPE_CHECKING:
+    from echo_core.runtime.slot import PluginEvent
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why something was not done: the same as the command line says."""
+
+    code: str
+    message: str
+    where: str = ""
+    why: str = ""
+    fix: str = ""
+
+    @classmethod
+    def of(cls, error: EchoCoreError) -> "Problem":
+        """The error, as a document."""
+        return cls(code=error.code, message=error.what, where=error.where, why=error.why, fix=error.fix)
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer that is no success."""
+
+    error: Problem
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The host at one moment."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    ready: bool
+    reasons: tuple[str, ...]
+    """Why it is not ready; one sentence for each plugin that is not well."""
+    plugins: tuple[PluginSnapshot, ...]
+    """Those that run, failed, or ran before."""
+    refused: dict[str, Problem]
+    """Plugins that do not run as they are enabled, and why."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether all is well, and if not, why."""
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin went from one state to another."""
+
+    plugin: str
+    version: str
+    time_ns: int
+    previous: PluginState
+    state: PluginState
+    reason: str
+
+    @classmethod
+    def of(cls, event: "PluginEvent") -> "Move":
+        """The event, as a document."""
+        return cls(
+            plugin=event.name,
+            version=event.version,
+            time_ns=event.time_ns,
+            previous=event.previous,
+            state=event.state,
+            reason=event.reason,
+        )
+
+
+class Moves(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest moves, the oldest first."""
+
+    moves: tuple[Move, ...]
+
+
+class States(msgspec.Struct, frozen=True, kw_only=True):
+    """The states that there are, and the moves that are allowed."""
+
+    states: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def all(cls) -> "States":
+        """The table."""
+        return cls(states={state.value: tuple(sorted(s.value for s in NEXT[state])) for state in NEXT})
+
+
+class Activate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which library to run."""
+
+    build_type: BuildType = "development"
+    version: str | None = None
+    """None: the newest that is built."""
+
+
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change led to."""
+
+    name: str
+    already: bool
+    """It was so before; nothing was changed."""
+    plugin: PluginSnapshot | None
+    """The plugin after it; None if it runs no longer."""
+
+
+class DeadLetters(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters, the newest first."""
+
+    total: int
+    letters: tuple[DeadLetter, ...]
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One record."""
+
+    number: int
+    """Counts up by one."""
+    time_ns: int
+    level: str
+    logger: str
+    plugin: str
+    """Empty where no plugin has to do with it."""
+    version: str
+    message_id: str
+    """Of the message that was handled meanwhile, or empty."""
+    text: str
+
+
+class Logs(msgspec.Struct, frozen=True, kw_only=True):
+    """Records, the oldest first."""
+
+    lines: Sequence[LogLine]

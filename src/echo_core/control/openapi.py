@@ -1,0 +1,83 @@
+"""The OpenAPI document of the control API, made from the table of routes.
+
+The format: https://spec.openapis.org/oas/v3.1.0
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from echo_core._version import __version__
+from echo_core.control.documents import Failure
+from echo_core.control.routes import FAILURES, ROUTES, Query, Route
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    kinds = {kind for route in ROUTES for kind in (route.gives, route.takes) if kind is not None}
+    ordered = sorted((*kinds, Failure), key=lambda kind: kind.__name__)
+    schemas, components = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
+    references = dict(zip(ordered, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, references)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Echo Core control API",
+            "version": __version__,
+            "description": "A running host, on loopback. The token is in core/state/control/token.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _operation(route: Route, references: dict[type, Any]) -> dict[str, Any]:
+    words = re.findall(r"[a-z]+", route.path.removeprefix("/v1"))
+    operation: dict[str, Any] = {
+        "operationId": "_".join((route.method.lower(), *words)),
+        "summary": route.summary,
+        "parameters": [*_in_path(route.path), *map(_in_query, route.query)],
+        "responses": {
+            "200": _content("Done.", references[route.gives]),
+            **{str(code): _content(why, references[Failure]) for code, why in FAILURES.items()},
+        },
+    }
+    if route.takes is not None:
+        operation["requestBody"] = {"content": {"application/json": {"schema": references[route.takes]}}}
+    if route.open:
+        operation["security"] = []
+        operation["responses"] = {
+            code: _content(why, references[route.gives]) for code, why in (("200", "Yes."), ("503", "No."))
+        }
+    return operation
+
+
+def _content(description: str, schema: Any) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _in_path(path: str) -> Iterable[dict[str, Any]]:
+    for name in re.findall(r"{(\w+)}", path):
+        kind = "integer" if name == "number" else "string"
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
+
+
+def _in_query(query: Query) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer" if query.kind is int else "string"}
+    if query.kind is int:
+        schema["minimum"] = 0
+    if query.most is not None:
+        schema["maximum"] = query.most
+    if query.default is not None:
+        schema["default"] = query.default
+    return {"name": query.name, "in": "query", "description": query.meaning, "schema": schema}

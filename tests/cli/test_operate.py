@@ -1,0 +1,163 @@
+"""The verbs that ask a running host, as an operator uses them: a host in a process of its own."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from echo_core.control.door import find_door
+from echo_core.workshop.initialise import init
+from echo_core.workspace import Workspace
+from support.libraries import make_library
+
+PROGRAM = Path(sys.executable).parent / "echo-core"
+Call = Callable[..., CompletedProcess[str]]
+
+TICKER = """
+    import asyncio
+    from echo_core import Source
+
+    class Ticker(Source):
+        async def produce(self):
+            self.context.logger().info("the first tick")
+            while True:
+                yield "tick"
+                await asyncio.sleep(0.005)
+
+    def create_plugin():
+        return Ticker()
+"""
+BROKEN = """
+    def create_plugin():
+        raise ValueError("no greeter today")
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = init(tmp_path_factory.mktemp("operate") / "ws")
+    make_library(
+        workspace,
+        "ticker",
+        code=TICKER,
+        subscriptions=[],
+        publications=["greetings.wanted"],
+        plugin_type="source",
+    )
+    make_library(workspace, "greeter", version="1.0")
+    make_library(workspace, "greeter", version="2.0", code=BROKEN)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def host(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
+    """A host that began with nothing; the tests share it, and leave it as they found it."""
+    process = subprocess.Popen(
+        [PROGRAM, "run", "--plain", "--project", workspace.root],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        while find_door(workspace) is None:
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert "done in" in process.communicate(timeout=40)[0]
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def running(call: Call, workspace: Workspace, host: object, monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.setenv("ECHO_CORE_PROJECT", str(workspace.root))
+    for name, version in (("ticker", "0.1.0"), ("greeter", "1.0")):
+        assert call("activate", name, "--version", version).returncode == 0
+    return call
+
+
+def state(call: Call, name: str) -> str:
+    return str(json.loads(call("status", name, "--json").stdout)["plugins"][0]["state"])
+
+
+def test_a_plugin_that_is_activated_runs_when_the_command_returns_and_one_that_is_deactivated_does_not(
+    running: Call, workspace: Workspace
+) -> None:
+    done = running("activate_plugin", "activate", "ticker")
+    assert done.stdout == "ticker 0.1.0 (development) was activated already, and runs\n"
+    assert state(running, "ticker") == "running"
+    assert running("deactivate", "ticker").stdout == "ticker is deactivated\n"
+    assert not (workspace.enabled / "ticker").is_symlink()
+    assert state(running, "ticker") == "stopped"
+    assert running("deactivate", "ticker").stdout == "ticker was not activated\n"
+    assert running("deactivate", "tikcer").returncode == 3
+    assert json.loads(running("activate", "ticker", "--json").stdout)["runs"] is True
+
+
+def test_a_version_that_does_not_come_up_is_refused_with_its_reason_and_the_old_one_serves(
+    running: Call, workspace: Workspace
+) -> None:
+    done = running("activate", "greeter")
+    assert done.returncode == 1
+    assert "error[E-INIT]: greeter 2.0 did not come up" in done.stderr
+    assert "no greeter today" in done.stderr
+    assert "1.0" in str((workspace.enabled / "greeter").readlink())
+    shown = running("status", "greeter").stdout
+    assert "greeter 1.0 (development) is running" in shown
+    assert re.search(r"2\.0  loading -> failed: .*no greeter today", shown)
+
+
+def test_status_shows_every_plugin_and_fails_when_one_is_not_well(running: Call) -> None:
+    done = running("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "ready"
+    assert re.search(r"^greeter 1\.0 +\* running +development", done.stdout, re.MULTILINE)
+    assert running("pause", "greeter").stdout.startswith("greeter is paused, ")
+    try:
+        done = running("status")
+        assert done.returncode == 1
+        assert "not ready\n  greeter 1.0 is paused: by an operator" in done.stdout
+        assert running("pause", "greeter").stdout.startswith("greeter was paused already")
+    finally:
+        assert running("resume", "greeter").stdout == "greeter goes on\n"
+    assert running("resume", "greeter").stdout == "greeter was not paused\n"
+    for verb in ("status", "pause", "resume"):
+        assert running(verb, "nobody").returncode == 3
+
+
+def test_logs_shows_what_a_plugin_said(running: Call) -> None:
+    done = running("logs", "ticker")
+    assert re.search(r"^\d\d:\d\d:\d\d INFO ticker 0\.1\.0: the first tick$", done.stdout, re.MULTILINE)
+    lines = json.loads(running("logs", "--json", "--lines", "2").stdout)["lines"]
+    assert len(lines) == 2
+    assert lines[0]["number"] + 1 == lines[1]["number"]
+
+
+def test_top_prints_a_line_for_each_look(running: Call) -> None:
+    done = running("top", "--interval", "0.05", "--count", "2")
+    assert done.returncode == 0
+    first, second = done.stdout.splitlines()
+    assert "2 of" in first
+    assert "received" in second
+    assert running("top", "--json").returncode == 2
+
+
+@pytest.mark.parametrize("verb", [("status",), ("top",), ("pause", "x"), ("resume", "x"), ("logs",)])
+def test_without_a_host_the_line_that_starts_one_is_given(
+    verb: tuple[str, ...], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = init(tmp_path / "idle")
+    monkeypatch.setenv("ECHO_CORE_PROJECT", str(idle.root))
+    done = call(*verb)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"fix: echo-core run --project {idle.root}" in done.stderr
