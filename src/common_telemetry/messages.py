@@ -32,7 +32,7 @@ class MessageScope(ABC):
         return INVALID_SPAN_CONTEXT
 
     @property
-    def trace_id(self) -> str:
+    def trace_id_hex(self) -> str:
         """32 hex digits; "" before the block and with telemetry off."""
         return propagation.trace_id(self.span_context)
 

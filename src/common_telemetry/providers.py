@@ -244,7 +244,12 @@ class OwnProviders:
     def _make_tracer(self, resource: Resource) -> TracerProvider | FastTracerProvider:
         if self._fast_spans:
             fast = FastTracerProvider(
-                resource, self.exporters.spans, self._tap, self.exporters.faults, sampler=self._sampler
+                resource,
+                self.exporters.spans,
+                self._tap,
+                self.exporters.faults,
+                sampler=self._sampler,
+                redaction=self.exporters.redaction,
             )
             fast.flush = self._flushed
             self._sampler = fast.sampler

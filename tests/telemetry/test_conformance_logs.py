@@ -70,7 +70,7 @@ def test_structlog_records_are_correlated_too(memory: InMemoryTelemetry) -> None
     assert (record.body, record.severity) == ("not stored", "ERROR")
     assert record.attributes["order"] == 17
     assert record.attributes["message.id"] == "m1"
-    assert record.trace_id == scope.trace_id
+    assert record.trace_id == scope.trace_id_hex
 
 
 def test_a_logged_exception_has_the_exception_attributes(memory: InMemoryTelemetry) -> None:
@@ -93,7 +93,11 @@ def test_every_handler_sees_the_plugin_the_message_and_the_trace(
         plugin.logger().warning("look")
     (record,) = caplog.records
     fields = vars(record)
-    assert (fields["plugin.name"], fields["message.id"], fields["trace_id"]) == ("sink", "m1", scope.trace_id)
+    assert (fields["plugin.name"], fields["message.id"], fields["trace_id"]) == (
+        "sink",
+        "m1",
+        scope.trace_id_hex,
+    )
 
 
 def test_a_field_of_a_standard_name_is_kept_beside_the_standard_one(memory: InMemoryTelemetry) -> None:

@@ -139,7 +139,7 @@ def test_a_plugins_own_spans_nest_under_the_message(memory: InMemoryTelemetry) -
     assert step.kind == inner_step.kind == "internal"
     assert step.parent_span_id == spans["process orders.raw"].span_id
     assert inner_step.parent_span_id == step.span_id
-    assert step.trace_id == inner_step.trace_id == scope.trace_id
+    assert step.trace_id == inner_step.trace_id == scope.trace_id_hex
     assert step.attributes == {
         "k": 1,
         "plugin.name": "validator",
@@ -460,7 +460,7 @@ def test_an_unsampled_header_is_continued_unsampled(memory: InMemoryTelemetry) -
     plugin = memory.for_plugin("sink")
     message = Message("m1", trace_context={"traceparent": f"00-{TRACE}-{SPAN}-00"})
     with plugin.messages.process("orders.raw", message) as scope:
-        assert scope.trace_id == TRACE
+        assert scope.trace_id_hex == TRACE
         onward = publish(plugin, "orders.valid", "m2", message).trace_context["traceparent"]
     assert onward.split("-")[1] == TRACE
     assert int(onward[-2:], 16) & 1 == 0

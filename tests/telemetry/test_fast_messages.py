@@ -171,7 +171,7 @@ class Player:
                 raise error
         self._processed = opened
         assert opened.topic == topic
-        assert len(opened.trace_id) == 32
+        assert len(opened.trace_id_hex) == 32
 
     def _publish(
         self,

@@ -19,7 +19,7 @@ def test_scopes_are_shared_objects_that_do_nothing() -> None:
         entered.fail("broken")
         entered.outcome("retry")
     assert scope is entered is messages.process("orders.valid", Message("m2"))
-    assert (scope.trace_id, scope.traceparent, scope.topic, scope.ended_ns) == ("", "", "", 0)
+    assert (scope.trace_id_hex, scope.traceparent, scope.topic, scope.ended_ns) == ("", "", "", 0)
     assert messages.publish("a", "1", "1") is messages.dead_letter("b", Message("m1"), "broken", scope)
 
 

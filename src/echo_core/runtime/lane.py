@@ -263,7 +263,7 @@ class Lane:
     async def _dead_letter(self, delivery: Delivery, scope: ProcessScope, attempts: list[Attempt]) -> None:
         reason = f"{attempts[-1].error_type}: {attempts[-1].error}"
         letter = dead_letter(
-            self._slot, delivery, reason=reason, attempts=tuple(attempts), trace_id=scope.trace_id
+            self._slot, delivery, reason=reason, attempts=tuple(attempts), trace_id=scope.trace_id_hex
         )
         topic = f"dead_letters.{self._slot.name}"
         with self._messages.dead_letter(topic, delivery.message, reason, scope):

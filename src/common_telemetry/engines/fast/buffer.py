@@ -1,6 +1,6 @@
 """Finished spans and log records on their way to the exporter: bounded, and what does not fit is counted."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from threading import RLock
 from time import sleep
@@ -10,6 +10,8 @@ from common_telemetry import forks
 from common_telemetry.engines.fast.wire import Origin, request
 
 _T = TypeVar("_T")
+Written = tuple[Origin, bytes]
+"""An item as it goes into a request, and where it comes from."""
 # How often `add` looks at more than whether there is room.
 _STEP: Final = 64
 # Just giving the lock up is not enough where another process has the thread's processor at that moment.
@@ -20,6 +22,8 @@ _REQUEST_BYTES: Final = 2 * 1024 * 1024
 
 class Buffer(Generic[_T]):
     """Takes items from any thread, without a lock. One thread at a time may `drain` it.
+
+    An item is what `write` makes bytes of when it is drained, or `Written` already.
 
     At most `limit` items wait, or a few more where several threads add in the same moment; those drained wait
     until they are settled. What comes while it is full, or closed, is dropped and counted. `wake` is called
@@ -35,12 +39,12 @@ class Buffer(Generic[_T]):
     def __init__(self, limit: int, write: Callable[[_T], tuple[Origin, bytes]], *, batch: int = 512) -> None:
         self.wake: Callable[[], None] = _nobody
         self._limit = limit
+        self._room = limit
         self._batch = batch
         self._step = min(_STEP, batch)
         self._woken = False
         self._write = write
-        self._items: deque[_T] = deque()
-        self._drained = 0
+        self._items: deque[_T | Written] = deque()
         self._closed = False
         self._counting = RLock()  # a signal handler may add in the midst of it
         self._dropped = 0
@@ -54,11 +58,11 @@ class Buffer(Generic[_T]):
         """How many never came out: there was no room, or nothing could be made of them."""
         return self._dropped
 
-    def add(self, item: _T) -> None:
+    def add(self, item: _T | Written) -> None:
         """Take one item. Never blocks, never raises."""
         items = self._items
         waiting = len(items)
-        if self._closed or waiting + self._drained >= self._limit:
+        if waiting >= self._room:  # none is left once it is closed
             self._drop(1)
             return
         items.append(item)
@@ -72,30 +76,36 @@ class Buffer(Generic[_T]):
         Fewer, if they would become a request of more than two megabytes. `settle` them before the next call.
         """
         self._woken = False
-        items, by_origin, count, size = self._items, dict[Origin, list[bytes]](), 0, 0
+        pop, by_origin, count, size = self._items.popleft, defaultdict[Origin, list[bytes]](list), 0, 0
+        self._reserve(min(most, len(self._items)))
         while count < most and size < _REQUEST_BYTES:
             try:
-                item = items.popleft()
+                item = pop()
             except IndexError:
                 break
             try:
-                origin, written = self._write(item)
+                origin, written = item if item.__class__ is tuple else self._write(item)  # type: ignore[arg-type]
             except Exception:  # noqa: BLE001 - one that cannot be written must not take the others with it
                 self._drop(1)
                 continue
-            by_origin.setdefault(origin, []).append(written)
+            by_origin[origin].append(written)
             size += len(written)
             count += 1
-            self._drained = count
+        self._reserve(count)
         return (request(by_origin.items()), count) if count else None
 
     def settle(self) -> None:
         """What was drained is sent, or given up: there is room again."""
-        self._drained = 0
+        self._reserve(0)
+
+    def _reserve(self, count: int) -> None:
+        if not self._closed:
+            self._room = self._limit - count
 
     def close(self) -> None:
         """Take nothing more. What waits can still be drained."""
         self._closed = True
+        self._room = 0
 
     def discard(self) -> None:
         """Drop what waits."""
@@ -125,8 +135,9 @@ class Buffer(Generic[_T]):
     def after_fork_in_child(self) -> None:
         """Part of ForkAware."""
         self._items.clear()
-        self._drained = self._dropped = 0
+        self._dropped = 0
         self._woken = False
+        self.settle()
         self._counting.release()
 
 

@@ -8,13 +8,14 @@ from opentelemetry.context import Context
 from common_telemetry.attributes import MESSAGE_ID, Attributes
 from common_telemetry.catalogue import Metric
 from common_telemetry.engine import Binder, BoundRecorder
+from common_telemetry.engines.fast.current_span import identity_in
 from common_telemetry.engines.fast.exemplars import Sample
-from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity
+from common_telemetry.engines.fast.identity import SAMPLED
 from common_telemetry.engines.fast.measuring import meters_on
 from common_telemetry.engines.fast.messages import FastMessages
 from common_telemetry.engines.fast.meter import FastMeter
 from common_telemetry.engines.fast.metrics import Instrument
-from common_telemetry.engines.fast.tracer import SPAN_KEY, FastTracer
+from common_telemetry.engines.fast.tracer import FastTracer
 from common_telemetry.engines.official import Bound, OfficialEngine
 from common_telemetry.messages import MessageTelemetry
 
@@ -51,8 +52,8 @@ def _recorder(instrument: Instrument, attributes: Attributes, *, with_ids: bool)
 
     def record(value: float, message_id: str, context: Context) -> None:
         left_out = {MESSAGE_ID: message_id} if message_id and with_ids else {}
-        span = context.get(SPAN_KEY)
-        if is_usual and isinstance(span, SpanIdentity):
+        span = identity_in(context) if is_usual else None
+        if span is not None:
             sample: Sample | None = None
             if span.flags & SAMPLED:
                 sample = (time_ns(), span.trace_id, span.span_id, left_out)

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity
-from common_telemetry.engines.fast.tracer import SPAN_KEY
+from common_telemetry.engines.fast.current_span import SPAN_KEY, identity_in
+from common_telemetry.engines.fast.identity import SAMPLED
 
 ExemplarFilter = Literal["trace_based", "always_on", "always_off"]
 EXEMPLAR_FILTERS: Final[tuple[ExemplarFilter, ...]] = ("trace_based", "always_on", "always_off")
@@ -35,11 +35,13 @@ def sample(
     if mode == "always_off":
         return None
     # As in the SDK, an empty context is as good as none.
-    span = (context or get_current()).get(SPAN_KEY)
-    if isinstance(span, SpanIdentity):  # ours: nothing has to be made only to be taken apart again
-        if mode == "trace_based" and not span.flags & SAMPLED:
+    context = context or get_current()
+    ours = identity_in(context)
+    if ours is not None:  # nothing has to be made only to be taken apart again
+        if mode == "trace_based" and not ours.flags & SAMPLED:
             return None
-        return time_ns(), span.trace_id, span.span_id, left_out
+        return time_ns(), ours.trace_id, ours.span_id, left_out
+    span = context.get(SPAN_KEY)
     if not isinstance(span, Span) or span is INVALID_SPAN:
         return None if mode == "trace_based" else (time_ns(), None, None, left_out)
     found = span.get_span_context()

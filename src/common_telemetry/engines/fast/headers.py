@@ -2,20 +2,22 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import ClassVar, Final
 
 from opentelemetry import baggage, propagate
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace import TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from common_telemetry.engines.fast.identity import ForeignIdentity
+from common_telemetry.engines.fast.message_spans import MessageIds
 
 TRACEPARENT: Final = "traceparent"
 # Further headers mean trace state, baggage, or what is not of W3C: all for the propagators to read.
-_ALONE: Final = 1
+ALONE: Final = 1
 # The form every sender of today has. What else the standard allows is rare, and also for the propagators.
 _USUAL: Final = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 _FLAGS: Final = {f"{flags:02x}": flags for flags in range(256)}
@@ -44,9 +46,25 @@ def are_w3c() -> bool:
     return _seen_is_w3c
 
 
+class PublishedHeaders(dict[str, str]):
+    """The headers of a message that was published in this process, and what they say, so that nobody parses.
+
+    As a mapping it is nothing special, so a transport that writes messages down writes just the headers.
+    """
+
+    __slots__ = ("flags", "ids", "span_id", "trace_id")
+
+    is_remote: ClassVar[bool] = True  # as every parent that came in headers
+    trace_state: ClassVar[TraceState | None] = None
+    ids: MessageIds
+    trace_id: bytes
+    span_id: bytes
+    flags: int
+
+
 def parent_of(carrier: Mapping[str, str]) -> ForeignIdentity | None:
     """The span a message was published by, if its headers are the usual ones; else None: ask a propagator."""
-    header = carrier.get(TRACEPARENT) if len(carrier) == _ALONE else None
+    header = carrier.get(TRACEPARENT) if len(carrier) == ALONE else None
     if header.__class__ is not str or header is None or not _USUAL(header):
         return None
     trace_id, span_id = header[3:35], header[36:52]

@@ -2,13 +2,14 @@
 
 import os
 from random import Random
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Protocol, Self
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02  # the trace id is random: https://www.w3.org/TR/trace-context-2/#random-trace-id-flag
 _FLAGS: Final = tuple(TraceFlags(flags) for flags in range(256))
+_SUFFIX: Final = tuple(f"-{flags:02x}" for flags in range(256))
 
 # Not the generator of the `random` module: a handler that seeds that one would make ids come twice.
 _random: Final = Random()  # noqa: S311 - ids must differ, not be secret
@@ -27,6 +28,46 @@ def new_span_id() -> bytes:
     return (_bits(64) or 1).to_bytes(8, "big")
 
 
+class Identity(Protocol):
+    """What a span has to be known by to be the parent of another."""
+
+    @property
+    def trace_id(self) -> bytes:
+        """Sixteen bytes."""
+
+    @property
+    def span_id(self) -> bytes:
+        """Eight bytes."""
+
+    @property
+    def flags(self) -> int:
+        """W3C trace flags."""
+
+    @property
+    def trace_state(self) -> TraceState | None:
+        """None where there is none."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it came in headers."""
+
+
+def span_context_of(span: Identity) -> SpanContext:
+    """The same in the API's form."""
+    return SpanContext(
+        int.from_bytes(span.trace_id, "big"),
+        int.from_bytes(span.span_id, "big"),
+        is_remote=span.is_remote,
+        trace_flags=_FLAGS[span.flags],
+        trace_state=span.trace_state,
+    )
+
+
+def traceparent_of(trace_id: bytes, span_id: bytes, flags: int) -> str:
+    """The W3C header (https://www.w3.org/TR/trace-context-2/)."""
+    return f"00-{trace_id.hex()}-{span_id.hex()}{_SUFFIX[flags]}"
+
+
 class SpanIdentity:
     """What every span of this engine is, recorded or not. `trace_state` is None where there is none."""
 
@@ -43,21 +84,11 @@ class SpanIdentity:
     def get_span_context(self) -> SpanContext:
         """Part of opentelemetry.trace.Span."""
         if self._known is None:
-            self._known = SpanContext(
-                int.from_bytes(self.trace_id, "big"),
-                int.from_bytes(self.span_id, "big"),
-                is_remote=False,
-                trace_flags=_FLAGS[self.flags],
-                trace_state=self.trace_state,
-            )
+            self._known = span_context_of(self)
         return self._known
 
-    def traceparent(self) -> str:
-        """The W3C header (https://www.w3.org/TR/trace-context-2/)."""
-        return f"00-{self.trace_id.hex()}-{self.span_id.hex()}-{self.flags:02x}"
-
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.traceparent()})"
+        return f"{type(self).__name__}({traceparent_of(self.trace_id, self.span_id, self.flags)})"
 
 
 class ForeignIdentity(SpanIdentity):

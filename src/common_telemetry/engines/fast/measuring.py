@@ -6,14 +6,14 @@ from typing import Final, Generic, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, NoOpMeter
-from opentelemetry.trace import Span
 
 from common_telemetry import attributes as names
 from common_telemetry import catalogue
 from common_telemetry.attributes import AttributeValue
 from common_telemetry.catalogue import Metric
+from common_telemetry.engines.fast.current_span import MessageContext
 from common_telemetry.engines.fast.exemplars import Sample
-from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity
+from common_telemetry.engines.fast.identity import SAMPLED
 from common_telemetry.engines.fast.meter import FastMeter
 from common_telemetry.engines.fast.series import Series
 from common_telemetry.engines.official import Bound
@@ -33,8 +33,7 @@ class MessageMeters(ABC):
         waited_ms: float | None,
         error_type: str,
         message_id: str,
-        span: Span,
-        context: Context,
+        context: MessageContext,
         now_ns: int,
     ) -> None:
         """Measure one attempt; `waited_ms` only where the time in the queue is to be measured too."""
@@ -60,8 +59,7 @@ class _None(MessageMeters):
         waited_ms: float | None,
         error_type: str,
         message_id: str,
-        span: Span,
-        context: Context,
+        context: MessageContext,
         now_ns: int,
     ) -> None:
         return None
@@ -130,14 +128,13 @@ class _OnSeries(_Targets[Series]):
         waited_ms: float | None,
         error_type: str,
         message_id: str,
-        span: Span,
-        context: Context,
+        context: MessageContext,
         now_ns: int,
     ) -> None:
         sample: Sample | None = None
-        if isinstance(span, SpanIdentity) and (self._always or (self._if_sampled and span.flags & SAMPLED)):
+        if self._always or (self._if_sampled and context.flags & SAMPLED):
             left_out = {names.MESSAGE_ID: message_id} if self._with_id else None
-            sample = (now_ns, span.trace_id, span.span_id, left_out)
+            sample = (now_ns, context.trace_id, context.span_id, left_out)
         targets = self._with_error(error_type) if error_type else self._succeeded
         with self._lock:
             for series, ns in targets:
@@ -165,8 +162,7 @@ class _OnRecorders(_Targets[_Record]):
         waited_ms: float | None,
         error_type: str,
         message_id: str,
-        span: Span,
-        context: Context,
+        context: MessageContext,
         now_ns: int,
     ) -> None:
         for record, ns in self._with_error(error_type) if error_type else self._succeeded:

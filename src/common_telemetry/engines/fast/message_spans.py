@@ -1,189 +1,216 @@
-"""Spans of messages: what every message of one plugin and topic has in common is held, and written, once."""
+"""Spans of messages: what every message of one plugin and topic has in common is held, and written, once.
+
+A span is written by one call of `struct`: the parts that differ from message to message, with the constant
+bytes between them. Where those stand depends on a few lengths only, so a `Layout` is made once for each
+combination of them, which in practice is one or two a site.
+"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from struct import Struct
+from typing import Any, Final, NamedTuple
 
-from opentelemetry.trace import SpanKind, TraceState
+from opentelemetry.trace import SpanKind
 
 from common_telemetry import attributes as names
 from common_telemetry.attributes import Operation, PluginIdentity
 from common_telemetry.config import Semconv
-from common_telemetry.engines.fast.bounded import PLAIN, Link, bounded
-from common_telemetry.engines.fast.identity import SpanIdentity, new_span_id
-from common_telemetry.engines.fast.spans import FastSpan
-
-if TYPE_CHECKING:
-    from common_telemetry.engines.fast.trace_bytes import SiteBytes
-    from common_telemetry.engines.fast.tracer import FastTracer
+from common_telemetry.engines.fast import trace_bytes as encode
+from common_telemetry.engines.fast import wire
+from common_telemetry.redaction import Redaction
 
 _KINDS: Final = {names.PUBLISH: SpanKind.PRODUCER, names.PROCESS: SpanKind.CONSUMER}
-# So many attributes may be set on a message span before it becomes an ordinary one, which counts and drops.
-_OWN: Final = 32
-ROOM: Final = 2 * _OWN
-"""The smallest limit on attributes that no message span can reach before it becomes an ordinary one."""
+ROOM: Final = 64
+"""The smallest limits on a span's attributes and links that no message span can reach by itself."""
+_LONGEST: Final = 1_000
+_LAYOUTS_KEPT: Final = 64
+# Everything about a message that is written by its name rather than looked at: it must be allowed to leave.
+_WRITTEN: Final = (
+    names.MESSAGE_ID,
+    names.MESSAGING_ID,
+    names.ROOT_ID,
+    names.CONVERSATION_ID,
+    names.PARENT_IDS,
+    names.ATTEMPT,
+    names.QUEUE_TIME_MS,
+    names.OUTCOME,
+)
+
+
+def may_be_laid_out(redaction: Redaction) -> bool:
+    """Whether nothing that differs from message to message has to be kept from leaving."""
+    return all(map(redaction.keeps, _WRITTEN))
+
+
+class MessageIds(NamedTuple):
+    """The ids of a message, as text and as they are written."""
+
+    message_id: str
+    root_id: str
+    parent_ids: tuple[str, ...]
+    message: bytes
+    root: bytes
+    parent: bytes
+    shape: tuple[int, int, int]
+    """Lengths of the three; -1 where there is no parent."""
+
+
+def ids_of(message_id: str, root_id: str, parent_ids: Sequence[str]) -> MessageIds | None:
+    """The ids in both forms; None for what a layout has no form for: no text, much text, several parents."""
+    try:
+        message, root = message_id.encode(), root_id.encode()
+        if not parent_ids:
+            parent, length = b"", -1
+        else:
+            (only,) = parent_ids
+            parent = only.encode()
+            length = len(parent)
+    except (AttributeError, ValueError, TypeError):
+        return None
+    if not message or len(message) + len(root) + length > _LONGEST:
+        return None
+    shape = (len(message), len(root), length)
+    return MessageIds(message_id, root_id, tuple(parent_ids), message, root, parent, shape)
+
+
+class Layout(NamedTuple):
+    """How the message spans of one site and shape are written."""
+
+    pack: Any
+    """`Struct.pack`, for the parts below and what differs."""
+    constants: tuple[bytes, ...]
 
 
 class Site:
     """Where messages pass: a plugin in one status that publishes to one topic, or processes what is on it."""
 
-    __slots__ = ("after", "attributes", "before", "bytes", "kind", "name", "topic", "with_root", "with_twins")
-
-    def __init__(self, operation: Operation, plugin: PluginIdentity, topic: str, semconv: Semconv) -> None:
-        self.name = f"{operation.name} {topic}"
-        self.topic = topic
-        self.kind = _KINDS[operation]
-        self.with_root = semconv != "otel"
-        self.with_twins = semconv != "echo"
-        self.attributes = plugin.attributes
-        constant = names.message_attributes(operation, plugin, topic, "", "", (), semconv)
-        # The ids of a message stand after its topic, their twins at the end.
-        self.before = {**plugin.attributes, names.MESSAGE_TOPIC: constant[names.MESSAGE_TOPIC]}
-        self.after = {key: value for key, value in constant.items() if key not in self.before}
-        self.bytes: SiteBytes | None = None
-
-    def starting(
-        self,
-        message_id: str,
-        root_id: str,
-        parent_ids: Sequence[str],
-        attempt: int,
-        queue_time_ms: float | None,
-    ) -> dict[str, Any]:
-        """All attributes a span starts with. An `attempt` of 0 is none."""
-        found: dict[str, Any] = {**self.before, names.MESSAGE_ID: message_id}
-        if root_id and self.with_root:
-            found[names.ROOT_ID] = root_id
-        if parent_ids:
-            found[names.PARENT_IDS] = tuple(parent_ids)
-        found |= self.after
-        if self.with_twins:
-            found[names.MESSAGING_ID] = message_id
-            if root_id:
-                found[names.CONVERSATION_ID] = root_id
-        if attempt:
-            found[names.ATTEMPT] = attempt
-        if queue_time_ms is not None:
-            found[names.QUEUE_TIME_MS] = queue_time_ms
-        return found
-
-
-class MessageSpan(FastSpan):
-    """A publish or process span: its site, and what differs from message to message.
-
-    Once something is done to it that this form has no place for, it settles: becomes an ordinary span.
-    """
-
-    __slots__ = ("attempt", "linked", "message_id", "parent_ids", "queue_time_ms", "root_id", "site")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_linked",
+        "_redaction",
+        "_with_root",
+        "_with_twins",
+        "attributes",
+        "kind",
+        "layouts",
+        "name",
+        "topic",
+    )
 
     def __init__(
         self,
-        tracer: "FastTracer",
-        site: Site,
-        trace_id: bytes,
-        flags: int,
-        trace_state: TraceState | None,
-        parent: SpanIdentity | None,
-        start_ns: int,
-        message_id: str,
-        root_id: str,
-        parent_ids: Sequence[str],
+        operation: Operation,
+        plugin: PluginIdentity,
+        topic: str,
+        semconv: Semconv,
+        redaction: Redaction,
+        *,
+        linked: bool,
     ) -> None:
-        # What FastSpan's constructor does, without the cost of calling it.
-        self.tracer = tracer
-        self.name = site.name
-        self.kind = site.kind
-        self.trace_id = trace_id
-        self.span_id = new_span_id()
-        self.flags = flags
-        self.trace_state = trace_state
-        if parent is None:
-            self.parent_id, self.parent_is_remote = None, False
+        """`linked`: its spans link to their parent, which is the span that published the message."""
+        self.name = f"{operation.name} {topic}"
+        self.topic = topic
+        self.kind = _KINDS[operation]
+        self.attributes = plugin.attributes
+        self.layouts: dict[tuple[Any, ...], Layout] = {}
+        self._redaction = redaction
+        self._linked = linked
+        self._with_root = semconv != "otel"
+        self._with_twins = semconv != "echo"
+        constant = names.message_attributes(operation, plugin, topic, "", "", (), semconv)
+        # The ids of a message stand after its topic, their twins at the end.
+        self._before = {**plugin.attributes, names.MESSAGE_TOPIC: constant[names.MESSAGE_TOPIC]}
+        self._after = {key: value for key, value in constant.items() if key not in self._before}
+
+    def starting(self, ids: MessageIds, attempt: int = 0, queue_time_ms: float = 0.0) -> dict[str, Any]:
+        """All attributes a span starts with. Without an `attempt` it was in no queue either."""
+        found: dict[str, Any] = {**self._before, names.MESSAGE_ID: ids.message_id}
+        if ids.root_id and self._with_root:
+            found[names.ROOT_ID] = ids.root_id
+        if ids.parent_ids:
+            found[names.PARENT_IDS] = ids.parent_ids
+        found |= self._after
+        if self._with_twins:
+            found[names.MESSAGING_ID] = ids.message_id
+            if ids.root_id:
+                found[names.CONVERSATION_ID] = ids.root_id
+        if attempt:
+            found[names.ATTEMPT] = attempt
+            found[names.QUEUE_TIME_MS] = queue_time_ms
+        return found
+
+    def lay_out_publish(self, key: tuple[tuple[int, int, int], bool]) -> Layout:
+        """The layout for ids of this shape, with a parent or without; kept under `key`."""
+        shape, is_child = key
+        return self._keep(key, [*self._head(is_child), *self._ids(shape), encode.ENDING])
+
+    def lay_out_process(self, key: tuple[tuple[int, int, int], int, str, bool]) -> Layout:
+        """The layout for ids of this shape, attempt and outcome, with a parent or not; kept under `key`."""
+        shape, attempt, outcome, is_child = key
+        parts: list[bytes | str] = [
+            *self._head(is_child),
+            *self._ids(shape),
+            encode.attribute(names.ATTEMPT, attempt) + encode.before_double(names.QUEUE_TIME_MS),
+            "d",
+            encode.attribute(names.OUTCOME, outcome) if outcome else b"",
+        ]
+        if self._linked and is_child:
+            before, between, after = encode.link_around(names.MESSAGING_ID, shape[0])
+            parts += [before, "16s", between[0], "8s", between[1], f"{shape[0]}s", after]
         else:
-            self.parent_id, self.parent_is_remote = parent.span_id, parent.is_remote
-        self.start_ns = start_ns
-        self.end_ns = None
-        self.pairs = {}
-        self.details = None
-        self._known = None
-        self.site: Site | None = site
-        self.message_id = message_id
-        self.root_id = root_id
-        self.parent_ids = parent_ids
-        self.attempt = 0  # none
-        self.queue_time_ms: float | None = None
-        self.linked = False  # to its parent, which is the span that published the message
+            parts += [b"", "0s", b"", "0s", b"", "0s", b""]
+        return self._keep(key, [*parts, encode.ENDING_REMOTE if is_child else encode.ENDING])
 
-    def set_attribute(self, key: str, value: Any) -> None:
-        site, pairs = self.site, self.pairs
-        if (
-            site is not None
-            and self.end_ns is None
-            and value.__class__ in PLAIN
-            and key.__class__ is str
-            and key not in _STARTING
-            and len(key) > 0
-            and len(pairs) < _OWN
-        ):
-            if key in pairs:
-                del pairs[key]
-            pairs[key] = value
-        else:
-            super().set_attribute(key, value)
+    def _head(self, is_child: bool) -> list[bytes | str]:
+        return [
+            encode.TRACE_ID,
+            "16s",
+            encode.SPAN_ID,
+            "8s",
+            encode.PARENT_ID if is_child else b"",
+            "8s" if is_child else "0s",
+            encode.head(self.name, self.kind) + encode.START,
+            "Q",
+            encode.END,
+            "Q",
+            encode.attributes(self._redaction.of(self._before)),
+        ]
 
-    def own_attributes(self) -> dict[str, Any]:
-        self.settle()
-        return self.pairs
+    def _ids(self, shape: tuple[int, int, int]) -> list[bytes | str]:
+        """A part that is absent has no bytes: `0s` takes any."""
+        message, root, parent = shape
+        with_root, with_twin = bool(root and self._with_root), bool(root and self._with_twins)
+        after = encode.attributes(self._redaction.of(self._after))
+        return [
+            encode.before_text(names.MESSAGE_ID, message),
+            f"{message}s",
+            encode.before_text(names.ROOT_ID, root) if with_root else b"",
+            f"{root}s" if with_root else "0s",
+            encode.before_only_text(names.PARENT_IDS, parent) if parent >= 0 else b"",
+            f"{max(parent, 0)}s",
+            after + (encode.before_text(names.MESSAGING_ID, message) if self._with_twins else b""),
+            f"{message}s" if self._with_twins else "0s",
+            encode.before_text(names.CONVERSATION_ID, root) if with_twin else b"",
+            f"{root}s" if with_twin else "0s",
+        ]
 
-    def own_links(self) -> list[Link]:
-        self.settle()
-        return super().own_links()
-
-    def seen_attributes(self) -> dict[str, Any]:
-        return self.pairs if self.site is None else self._starting(self.site) | self.pairs
-
-    def seen_links(self) -> list[Link]:
-        return super().seen_links() if self.site is None else [*self._starting_links(), *super().seen_links()]
-
-    def settle(self) -> None:
-        """Become an ordinary span. Safe to repeat."""
-        site = self.site
-        if site is None:
-            return
-        limits = self.tracer.limits
-        starting, lost = bounded(
-            self._starting(site), limits.max_span_attributes, limits.max_span_attribute_length
-        )
-        self.pairs = starting | self.pairs
-        if lost:
-            self.detailed().dropped_attributes += lost
-        if self.linked:
-            self.detailed().links[:0] = self._starting_links()
-        self.site = None
-
-    def _starting_links(self) -> list[Link]:
-        if not self.linked or self.parent_id is None:
-            return []
-        attributes = {names.MESSAGING_ID: self.message_id}
-        return [Link(self.trace_id, self.parent_id, self.parent_is_remote, attributes, 0)]
-
-    def _starting(self, site: Site) -> dict[str, Any]:
-        return site.starting(self.message_id, self.root_id, self.parent_ids, self.attempt, self.queue_time_ms)
+    def _keep(self, key: tuple[Any, ...], parts: Sequence[bytes | str]) -> Layout:
+        size = sum(len(part) if isinstance(part, bytes) else _size(part) for part in parts)
+        first, *others = parts
+        assert isinstance(first, bytes)
+        whole = [wire.ITEM + wire.varint(size) + first, *others]
+        merged: list[bytes | str] = []
+        for part in whole:
+            if isinstance(part, bytes) and merged and isinstance(merged[-1], bytes):
+                merged[-1] += part
+            else:
+                merged.append(part)
+        form = "".join(f"{len(part)}s" if isinstance(part, bytes) else part for part in merged)
+        layout = Layout(Struct(f"<{form}").pack, tuple(part for part in merged if isinstance(part, bytes)))
+        if len(self.layouts) < _LAYOUTS_KEPT:
+            self.layouts[key] = layout
+        return layout
 
 
-_STARTING: Final = frozenset(
-    {
-        *names.STANDARD,
-        names.ROOT_ID,
-        names.PARENT_IDS,
-        names.SYSTEM,
-        names.OPERATION_NAME,
-        names.OPERATION_TYPE,
-        names.DESTINATION,
-        names.CONSUMER_GROUP,
-        names.CLIENT_ID,
-        names.MESSAGING_ID,
-        names.CONVERSATION_ID,
-        names.ATTEMPT,
-        names.QUEUE_TIME_MS,
-    }
-)
+def _size(form: str) -> int:
+    return Struct(f"<{form}").size

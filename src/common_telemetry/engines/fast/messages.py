@@ -6,31 +6,38 @@ Both give the same spans; tests compare them.
 
 What happens to a message on the short way:
 
-1. `process` finds the `Site` of its topic, where all that is constant is kept, and parses `traceparent`.
-2. `__enter__` makes a `MessageSpan` and attaches a context that holds it.
-3. `publish` within does the same for the message that goes out, and `carrier` formats its `traceparent`.
-4. `__exit__` records the measurements and gives the span to the tracer, which puts it into the buffer.
+1. `process` finds the `Site` of its topic, where all that is constant is kept. Who published the message it
+   reads from `PublishedHeaders`, or parses `traceparent`. The scope it gives is the OpenTelemetry context of
+   the message at the same time; neither context nor span is made before somebody looks (`LazyContext`).
+2. `publish` within does the same for the message that goes out, and `carrier` gives its headers.
+3. `__exit__` writes the span in its final bytes by the site's `Layout`, gives them to the buffer, and notes
+   the measurements.
 
-The rest, from slots to bytes, is `trace_bytes` in the thread that exports.
+If somebody did look, the scope has a `FastSpan` by then, which is ended and written as any other span.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from threading import RLock
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, Status, StatusCode
+from opentelemetry.trace import Span, Status, StatusCode
 
 from common_telemetry import attributes as names
 from common_telemetry import propagation
 from common_telemetry.engines.fast import headers
-from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity
+from common_telemetry.engines.fast.bounded import Link
+from common_telemetry.engines.fast.current_span import MessageContext, parent_in
+from common_telemetry.engines.fast.headers import PublishedHeaders
+from common_telemetry.engines.fast.identity import SAMPLED, Identity, new_span_id, traceparent_of
+from common_telemetry.engines.fast.lazy_context import CURRENT
 from common_telemetry.engines.fast.measuring import MakeMeters, MessageMeters
-from common_telemetry.engines.fast.message_spans import MessageSpan, Site
-from common_telemetry.engines.fast.spans import IdleSpan
-from common_telemetry.engines.fast.tracer import SPAN_KEY, FastTracer, parent_in
+from common_telemetry.engines.fast.message_spans import MessageIds, Site, ids_of
+from common_telemetry.engines.fast.spans import FastSpan, IdleSpan
+from common_telemetry.engines.fast.tracer import FastTracer
 from common_telemetry.engines.official import (
     Bound,
     OfficialMessages,
@@ -49,13 +56,12 @@ from common_telemetry.messages import (
 )
 from common_telemetry.propagation import CURRENT_KEY, Current
 
-_NOWHERE: Final = Context()
 # Beyond, somebody makes topics out of data, and keeping what is constant of each would only fill the memory.
 _SITES_KEPT: Final = 4_096
+_making: Final = RLock()  # so that threads which look at the same message at once see the same span
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(NamedTuple):
     """A topic a plugin processes: what its spans and what its measurements have in common."""
 
     site: Site
@@ -70,17 +76,19 @@ class FastMessages(MessageTelemetry):
         "_places",
         "_sites",
         "bound",
-        "clock",
         "linked",
         "long_way",
         "max_age_ns",
+        "perf_counter_ns",
         "plugin",
+        "time_ns",
         "tracer",
     )
 
     def __init__(self, bound: Bound, tracer: FastTracer, meters: MakeMeters) -> None:
         self.bound = bound
-        self.clock = bound.clock
+        self.time_ns = bound.clock.time_ns
+        self.perf_counter_ns = bound.clock.perf_counter_ns
         self.plugin = bound.plugin
         self.tracer = tracer
         self.linked = bound.config.links == "always"
@@ -93,14 +101,15 @@ class FastMessages(MessageTelemetry):
     def publish(
         self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
     ) -> PublishScope:
-        here = otel_context.get_current()
-        working = here.get(CURRENT_KEY)
-        if (
-            self.tracer.is_simple
-            and message_id
-            and not (isinstance(working, Current) and working.lifecycle)  # never a parent of messages
-        ):
-            return _Publish(self, self._site(topic), here, message_id, root_id, parent_ids)
+        here = CURRENT.get()
+        if self.tracer.is_simple and (here.__class__ is _Process or _may_publish(here)):
+            ids = ids_of(message_id, root_id, parent_ids)
+            if ids is not None:
+                site = self._sites.get(topic)
+                # The attributes of a plugin are replaced when its status moves on.
+                if site is None or site.attributes is not self.plugin.attributes:
+                    site = self._site(topic)
+                return _Publish(self, site, here, ids)
         return self.long_way.publish(topic, message_id, root_id, parent_ids)
 
     def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
@@ -115,12 +124,24 @@ class FastMessages(MessageTelemetry):
         previous: ProcessScope | None = None,
         replay: bool = False,
     ) -> ProcessScope:
-        if previous is None and not replay and self.tracer.is_simple and message.id:
+        if previous is None and not replay and self.tracer.is_simple:
             carrier = message.trace_context
-            parent = headers.parent_of(carrier) if carrier and headers.are_w3c() else None
-            is_late = self.clock.time_ns() - message.timestamp > self.max_age_ns
-            if not is_late and (parent is not None or not carrier):
-                return _Process(self, self._place(topic), message, parent, attempt)
+            parent: Identity | None
+            ids: MessageIds | None
+            if (
+                carrier.__class__ is PublishedHeaders
+                and carrier.ids.message_id is message.id
+                and len(carrier) == headers.ALONE
+            ):
+                parent, ids = carrier, carrier.ids
+            else:
+                parent, ids = _read(message, carrier)
+            now_ns = self.time_ns()
+            if ids is not None and now_ns - message.timestamp <= self.max_age_ns:
+                place = self._places.get(topic)
+                if place is None or place.site.attributes is not self.plugin.attributes:
+                    place = self._place(topic)
+                return _Process(self, place, message, parent, ids, attempt, now_ns)
         return self.long_way.process(topic, message, attempt=attempt, previous=previous, replay=replay)
 
     def batch(self, topic: str, messages: Sequence[ObservedMessage], *, attempt: int = 1) -> ProcessScope:
@@ -142,224 +163,337 @@ class FastMessages(MessageTelemetry):
         )
 
     def _site(self, topic: str) -> Site:
-        site = self._sites.get(topic)
-        # The attributes of a plugin are replaced when its status moves on.
-        if site is None or site.attributes is not self.plugin.attributes:
-            if len(self._sites) >= _SITES_KEPT:
-                self._sites.clear()
-            site = Site(names.PUBLISH, self.plugin, topic, self.bound.config.semconv)
-            self._sites[topic] = site
+        if len(self._sites) >= _SITES_KEPT:
+            self._sites.clear()
+        redaction, semconv = self.tracer.outlet.redaction, self.bound.config.semconv
+        site = self._sites[topic] = Site(names.PUBLISH, self.plugin, topic, semconv, redaction, linked=False)
         return site
 
     def _place(self, topic: str) -> _Place:
-        place = self._places.get(topic)
-        if place is None or place.site.attributes is not self.plugin.attributes:
-            if len(self._places) >= _SITES_KEPT:
-                self._places.clear()
-            site = Site(names.PROCESS, self.plugin, topic, self.bound.config.semconv)
-            place = self._places[topic] = _Place(site, self._meters(self.bound, topic))
+        if len(self._places) >= _SITES_KEPT:
+            self._places.clear()
+        redaction, semconv = self.tracer.outlet.redaction, self.bound.config.semconv
+        site = Site(names.PROCESS, self.plugin, topic, semconv, redaction, linked=self.linked)
+        place = self._places[topic] = _Place(site, self._meters(self.bound, topic))
         return place
 
 
-class _Scope(MessageScope):
+def _may_publish(here: Context) -> bool:
+    """Whether what is published here is a part of what is current: init and the like are never parents."""
+    working = here.get(CURRENT_KEY)
+    return not (isinstance(working, Current) and working.lifecycle)
+
+
+def _read(message: ObservedMessage, carrier: Mapping[str, str]) -> tuple[Identity | None, MessageIds | None]:
+    """Who published the message, and its ids; no ids for a message that must go the long way."""
+    parent = headers.parent_of(carrier) if carrier and headers.are_w3c() else None
+    if carrier and parent is None:
+        return None, None
+    return parent, ids_of(message.id, message.root_id, message.parent_ids)
+
+
+class _Scope(MessageContext, MessageScope):
     """The block around a message span. The hot path: what happens here happens for every message."""
 
-    __slots__ = ("_context", "_ended", "_owner", "_perf", "_site", "_span", "_start", "_token")
+    __slots__ = (
+        "_ids",
+        "_is_plain",
+        "_owner",
+        "_parent_id",
+        "_perf",
+        "_site",
+        "_span",
+        "_start",
+        "_token",
+        "ended_ns",
+    )
 
-    # Set by the constructors of the two scopes, each by itself: calling one here would cost as much again.
+    _ids: MessageIds
+    _is_plain: bool  # whether a layout has a form for it
     _owner: FastMessages
+    _parent_id: bytes | None
+    _perf: int
     _site: Site
-    _span: Span
-    _context: Context
-    _ended: int
+    _span: Span | None
+    _start: int
+    _token: Any
+    ended_ns: int
 
     def __enter__(self) -> Self:
-        clock = self._owner.clock
-        self._start = clock.time_ns()
-        self._perf = clock.perf_counter_ns()
-        try:
-            self._begin()
-        except Exception as error:  # noqa: BLE001 - telemetry never fails a message
-            self._owner.report(self._site.name, error)
-        self._token = otel_context.attach(self._context)
+        self._token = CURRENT.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        owner = self._owner
         # Measured from the start, so that a clock that is set in the meantime bends no duration.
-        elapsed = self._owner.clock.perf_counter_ns() - self._perf
-        self._ended = self._start + elapsed
+        elapsed = owner.perf_counter_ns() - self._perf
+        self.ended_ns = ended = self._start + elapsed
         try:
             if error is not None:
                 self._passed_through(error)
+            if self._span is None and self.flags & SAMPLED:
+                outlet = owner.tracer.outlet
+                if self._is_plain and not outlet.tap.callbacks:
+                    if outlet.buffer is not None:
+                        outlet.buffer.add((owner.tracer.origin, self._written()))
+                else:
+                    self.span()
+            if self._span is not None:
+                self._span.end(ended)
             self._finish(elapsed)
-            self._span.end(self._ended)
         except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
-            self._owner.report(self._site.name, problem)
-        otel_context.detach(self._token)
+            owner.report(self._site.name, problem)
+        try:
+            CURRENT.reset(self._token)
+        except ValueError:  # ended in another task than it began in
+            otel_context.detach(self._token)  # which says so in its log
+        self._token = None
+
+    def span(self) -> Span:
+        """Part of MessageContext."""
+        with _making:
+            if self._span is None:
+                made = self._made()
+                if self._token is None and isinstance(made, FastSpan):
+                    made.end_ns = self.ended_ns  # somebody looks when all is over
+                self._span = made
+        return self._span
+
+    def _made(self) -> Span:
+        if not self.flags & SAMPLED:
+            idle = IdleSpan(self.trace_id, self.flags, self.trace_state)
+            idle.span_id = self.span_id
+            return idle
+        span = FastSpan(
+            self._owner.tracer,
+            self._site.name,
+            self._site.kind,
+            self.trace_id,
+            self.flags,
+            self.trace_state,
+            self._parent_id,
+            self._has_remote_parent,
+            self._start,
+            self._starting(),
+        )
+        span.span_id = self.span_id
+        return span
+
+    def _mark_failed(self, error: BaseException | str, error_type: str) -> None:
+        span = self.span()
+        span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
+        span.set_attribute(names.ERROR_TYPE, error_type)
+        if isinstance(error, BaseException):
+            # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
+            now = self._start + self._owner.perf_counter_ns() - self._perf
+            span.record_exception(error, timestamp=self.ended_ns or now)
 
     @property
-    def span_context(self) -> SpanContext:
-        return self._span.get_span_context()
+    @abstractmethod
+    def _has_remote_parent(self) -> bool:
+        """Whether the parent came in headers."""
 
-    def _begin(self) -> None:
-        """Make the span, and the context it is current in."""
+    @abstractmethod
+    def _starting(self) -> dict[str, Any]:
+        """The attributes the span starts with."""
 
+    @abstractmethod
+    def _written(self) -> bytes:
+        """The span as an item of a request, by the layout of its site."""
+
+    @abstractmethod
     def _passed_through(self, error: BaseException) -> None:
         """Record an exception that leaves the block."""
 
     def _finish(self, elapsed_ns: int) -> None:
         """Measure what there is to measure."""
 
-    def _mark_failed(self, error: BaseException | str, error_type: str) -> None:
-        self._span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
-        self._span.set_attribute(names.ERROR_TYPE, error_type)
-        if isinstance(error, BaseException):
-            # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
-            now = self._start + self._owner.clock.perf_counter_ns() - self._perf
-            self._span.record_exception(error, timestamp=self._ended or now)
-
 
 class _Publish(_Scope, PublishScope):
-    __slots__ = ("_here", "_message_id", "_parent_ids", "_root_id")
+    __slots__ = ("_here", "_parent")
+    _parent: Identity | None
 
-    def __init__(
-        self,
-        owner: FastMessages,
-        site: Site,
-        here: Context,
-        message_id: str,
-        root_id: str,
-        parent_ids: tuple[str, ...],
-    ) -> None:
+    def __init__(self, owner: FastMessages, site: Site, here: Context, ids: MessageIds) -> None:
+        self._start = owner.time_ns()
+        self._perf = owner.perf_counter_ns()
         self._owner = owner
         self._site = site
-        self._span = INVALID_SPAN
-        self._context = self._here = here
-        self._ended = 0
-        self._message_id = message_id
-        self._root_id = root_id
-        self._parent_ids = parent_ids
-
-    def _begin(self) -> None:
-        tracer, here = self._owner.tracer, self._here
-        parent = parent_in(here)
-        trace_id, flags, trace_state = tracer.place(parent)
-        if flags & SAMPLED:
-            self._span = MessageSpan(
-                tracer,
-                self._site,
-                trace_id,
-                flags,
-                trace_state,
-                parent,
-                self._start,
-                self._message_id,
-                self._root_id,
-                self._parent_ids,
-            )
-        else:
-            self._span = IdleSpan(trace_id, flags, trace_state)
-        self._context = Context({**here, SPAN_KEY: self._span})
+        self._here = here
+        self._ids = ids
+        self._span = None
+        self.ended_ns = 0
+        self.span_id = new_span_id()
+        tracer = owner.tracer
+        if here.__class__ is _Process and tracer.follows_parent:
+            self._parent = here
+            self._parent_id = here.span_id
+            self.trace_id = here.trace_id
+            self.flags = here.flags
+            self.trace_state = None
+            self._is_plain = True
+            return
+        parent = self._parent = parent_in(here)
+        self._parent_id = None if parent is None else parent.span_id
+        self.trace_id, self.flags, self.trace_state = tracer.place(parent)
+        self._is_plain = self.trace_state is None and not self._has_remote_parent
 
     def carrier(self) -> dict[str, str]:
-        span = self._span
+        here = self._here
         if (
-            isinstance(span, SpanIdentity)
-            and span.trace_state is None
-            and headers.BAGGAGE_KEY not in self._here
+            self.trace_state is None
+            and (here.__class__ is _Process or headers.BAGGAGE_KEY not in here)
             and headers.are_w3c()
         ):
-            return {headers.TRACEPARENT: span.traceparent()}
-        found: dict[str, str] = {}
+            found = PublishedHeaders(traceparent=traceparent_of(self.trace_id, self.span_id, self.flags))
+            found.ids = self._ids
+            found.trace_id = self.trace_id
+            found.span_id = self.span_id
+            found.flags = self.flags
+            return found
+        carrier: dict[str, str] = {}
         try:
-            propagation.inject(found, self._context)
+            propagation.inject(carrier, self)
         except Exception as error:  # noqa: BLE001 - a propagator of OTEL_PROPAGATORS may raise
             self._owner.report(self._site.name, error)
-        return found
+        return carrier
 
     def fail(self, error: BaseException | str) -> None:
         self._mark_failed(error, type_of(error, None))
+
+    def others(self) -> Mapping[str, object]:
+        """Part of MessageContext."""
+        here = self._here
+        return here.others() if isinstance(here, MessageContext) else here
+
+    @property
+    def _has_remote_parent(self) -> bool:
+        return self._parent is not None and self._parent.is_remote
+
+    def _starting(self) -> dict[str, Any]:
+        return self._site.starting(self._ids)
+
+    def _written(self) -> bytes:
+        *_, message, root, parent, shape = self._ids
+        parent_id = self._parent_id
+        key = (shape, parent_id is not None)
+        layout = self._site.layouts.get(key) or self._site.lay_out_publish(key)
+        pack, (start, a, b, c, d, e, f, g, h, i, end) = layout
+        written: bytes = pack(
+            *(start, self.trace_id, a, self.span_id, b, parent_id or b"", c, self._start, d, self.ended_ns),
+            *(e, message, f, root, g, parent, h, message, i, root, end),
+        )
+        return written
 
     def _passed_through(self, error: BaseException) -> None:
         self.fail(error)
 
 
 class _Process(_Scope, ProcessScope):
-    __slots__ = ("_attempt", "_error_type", "_failure", "_message", "_parent", "_place", "_queue_time_ms")
+    __slots__ = (
+        "_attempt",
+        "_current",
+        "_error_type",
+        "_failure",
+        "_outcome",
+        "_place",
+        "_queue_time_ms",
+    )
 
     def __init__(
         self,
         owner: FastMessages,
         place: _Place,
         message: ObservedMessage,
-        parent: SpanIdentity | None,
+        parent: Identity | None,
+        ids: MessageIds,
         attempt: int,
+        now_ns: int,
     ) -> None:
+        self._start = now_ns
+        self._perf = owner.perf_counter_ns()
         self._owner = owner
-        self._site = place.site
-        self._span = INVALID_SPAN
-        self._context = _NOWHERE
-        self._ended = 0
         self._place = place
-        self._message = message
-        self._parent = parent
+        self._site = place.site
+        self._ids = ids
         self._attempt = attempt
-        self._queue_time_ms = 0.0
+        self._span = None
+        self._current: Current | None = None
+        self._outcome = ""
         self._error_type = ""
         self._failure: BaseException | str | None = None
+        self.ended_ns = 0
+        # Clocks of two machines differ; nothing waits for less than no time.
+        waited = now_ns - message.timestamp
+        self._queue_time_ms = waited / 1e6 if waited > 0 else 0.0
+        self.span_id = new_span_id()
+        self.trace_id, self.flags, self.trace_state = owner.tracer.place(parent)
+        self._parent_id = None if parent is None else parent.span_id
+        self._is_plain = True  # `parent` has no trace state on the short way
 
     @property
     def topic(self) -> str:
         return self._site.topic
 
-    @property
-    def ended_ns(self) -> int:
-        return self._ended
+    def get(self, key: str, default: object = None) -> Any:
+        # Every measurement and log record asks who works on what, and none of them needs the span.
+        return self._working() if key == CURRENT_KEY else super().get(key, default)
 
-    def _begin(self) -> None:
-        owner, message, parent = self._owner, self._message, self._parent
-        # Clocks of two machines differ; nothing waits for less than no time.
-        waited = self._start - message.timestamp
-        self._queue_time_ms = waited / 1e6 if waited > 0 else 0.0
-        trace_id, flags, trace_state = owner.tracer.place(parent)
-        if flags & SAMPLED:
-            span = self._span = MessageSpan(
-                owner.tracer,
-                self._site,
-                trace_id,
-                flags,
-                trace_state,
-                parent,
-                self._start,
-                message.id,
-                message.root_id,
-                message.parent_ids,
-            )
-            span.attempt = self._attempt
-            span.queue_time_ms = self._queue_time_ms
-            span.linked = owner.linked
-        else:
-            self._span = IdleSpan(trace_id, flags, trace_state)
-        working = Current(owner.plugin, self._site.topic, message.id)
-        self._context = Context({SPAN_KEY: self._span, CURRENT_KEY: working})
+    def others(self) -> Mapping[str, object]:
+        """Part of MessageContext."""
+        return {CURRENT_KEY: self._working()}
 
     def fail(self, error: BaseException | str, error_type: str | None = None) -> None:
         self._failure = error
         self._error_type = type_of(error, error_type)
-        message = self._message
         try:
             self._mark_failed(error, self._error_type)
-            about = self._site.starting(
-                message.id, message.root_id, message.parent_ids, self._attempt, self._queue_time_ms
-            )
-            log_failure(self._owner.bound, about, error, self._error_type, self._context)
+            log_failure(self._owner.bound, self._starting(), error, self._error_type, self)
         except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
             self._owner.report(self._site.name, problem)
 
     def outcome(self, name: str) -> None:
-        self._span.set_attribute(names.OUTCOME, name)
+        if self._span is None and name.__class__ is str and name.isascii():
+            self._outcome = name
+        else:
+            self.span().set_attribute(names.OUTCOME, name)
+
+    def _working(self) -> Current:
+        if self._current is None:
+            self._current = Current(self._owner.plugin, self._site.topic, self._ids.message_id)
+        return self._current
+
+    @property
+    def _has_remote_parent(self) -> bool:
+        return self._parent_id is not None
+
+    def _starting(self) -> dict[str, Any]:
+        return self._site.starting(self._ids, self._attempt, self._queue_time_ms)
+
+    def _made(self) -> Span:
+        span = super()._made()
+        if isinstance(span, FastSpan):
+            if self._owner.linked and self._parent_id is not None:
+                attributes = {names.MESSAGING_ID: self._ids.message_id}
+                span.own_links().append(Link(self.trace_id, self._parent_id, True, attributes, 0))
+            if self._outcome:
+                span.set_attribute(names.OUTCOME, self._outcome)
+        return span
+
+    def _written(self) -> bytes:
+        *_, message, root, parent, shape = self._ids
+        trace_id, parent_id = self.trace_id, self._parent_id
+        key = (shape, self._attempt, self._outcome, parent_id is not None)
+        layout = self._site.layouts.get(key) or self._site.lay_out_process(key)
+        pack, (start, a, b, c, d, e, f, g, h, i, j, k, m, n, end) = layout
+        parent_id = parent_id or b""
+        written: bytes = pack(
+            *(start, trace_id, a, self.span_id, b, parent_id, c, self._start, d, self.ended_ns),
+            *(e, message, f, root, g, parent, h, message, i, root, j, self._queue_time_ms),
+            *(k, trace_id, m, parent_id, n, message, end),
+        )
+        return written
 
     def _passed_through(self, error: BaseException) -> None:
         if error is not self._failure:
@@ -370,8 +504,7 @@ class _Process(_Scope, ProcessScope):
             elapsed_ns,
             self._queue_time_ms if self._attempt == 1 else None,
             self._error_type,
-            self._message.id,
-            self._span,
-            self._context,
-            self._ended,
+            self._ids.message_id,
+            self,
+            self.ended_ns,
         )

@@ -22,6 +22,7 @@ from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.engines.fast.tracer import FastTracer
 from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.health import Faults
+from common_telemetry.redaction import NO_REDACTION, Redaction
 from common_telemetry.spans import SpanEvent, SpanLink, SpanRecord
 from common_telemetry.tap import Tap
 
@@ -44,11 +45,13 @@ class FastTracerProvider(trace.TracerProvider):
         faults: Faults,
         *,
         sampler: Sampler | None = None,
+        redaction: Redaction = NO_REDACTION,
     ) -> None:
         self._sdk = SdkTracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         self._limits = SpanLimits()
-        self._add = buffer.add if buffer is not None else _forget
-        self._tap = tap
+        self.buffer = buffer
+        self.tap = tap
+        self.redaction = redaction
         self._faults = faults
         self._lock = RLock()
         self._tracers: dict[InstrumentationScope, FastTracer] = {}
@@ -105,9 +108,10 @@ class FastTracerProvider(trace.TracerProvider):
 
     def finish(self, span: FastSpan) -> None:
         """Take a sampled span that has ended."""
-        if self._tap.callbacks:
+        if self.tap.callbacks:
             self._show(span)
-        self._add(span)
+        if self.buffer is not None:
+            self.buffer.add(span)
 
     def take_back(self, span: ReadableSpan) -> None:
         """Take an ended span that the SDK has made."""
@@ -135,7 +139,7 @@ class FastTracerProvider(trace.TracerProvider):
             tracer = self._tracers.get(scope)
             if tracer is None:
                 tracer = self._tracers[scope] = FastTracer(
-                    scope, self._origin, self._sdk.sampler, self._limits, self._faults, self.finish
+                    scope, self._origin, self._sdk.sampler, self._limits, self._faults, self
                 )
                 if not self._is_standing_by:
                     tracer.hand_over(self._official(scope))
@@ -149,7 +153,7 @@ class FastTracerProvider(trace.TracerProvider):
 
     def _show(self, span: FastSpan) -> None:
         with self._faults.guard("tap", f"span {span.name!r} cannot be shown"):
-            self._tap.show(_record(span))
+            self.tap.show(_record(span))
 
 
 class _BackToUs(SpanProcessor):
@@ -218,10 +222,6 @@ def _record(span: FastSpan) -> SpanRecord:
         ),
         scope=span.tracer.instrumentation_scope.name,
     )
-
-
-def _forget(span: FastSpan) -> None:
-    """There is nowhere to send it."""
 
 
 def _flushed(seconds: float) -> bool:

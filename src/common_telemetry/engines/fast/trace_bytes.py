@@ -1,29 +1,27 @@
 """Spans as OTLP (opentelemetry-proto, trace.proto), with the content that the SDK's exporter gives them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.trace import SpanKind, Status, TraceState
 
-from common_telemetry import attributes as names
 from common_telemetry.engines.fast import wire
 from common_telemetry.engines.fast.bounded import PLAIN, Event, Link
 from common_telemetry.engines.fast.buffer import Buffer
-from common_telemetry.engines.fast.message_spans import MessageSpan, Site
 from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.errors import describe
 from common_telemetry.health import Faults
 from common_telemetry.redaction import NO_REDACTION, Redaction
 
 # message Span
-_TRACE_ID: Final = wire.tag(1, wire.DELIMITED) + wire.varint(16)
-_SPAN_ID: Final = wire.tag(2, wire.DELIMITED) + wire.varint(8)
+TRACE_ID: Final = wire.tag(1, wire.DELIMITED) + wire.varint(16)
+SPAN_ID: Final = wire.tag(2, wire.DELIMITED) + wire.varint(8)
 _TRACE_STATE: Final = wire.tag(3, wire.DELIMITED)
-_PARENT_ID: Final = wire.tag(4, wire.DELIMITED) + wire.varint(8)
+PARENT_ID: Final = wire.tag(4, wire.DELIMITED) + wire.varint(8)
 _NAME: Final = wire.tag(5, wire.DELIMITED)
 _KIND: Final = wire.tag(6, wire.VARINT)
-_START: Final = wire.tag(7, wire.FIXED64)
-_END: Final = wire.tag(8, wire.FIXED64)
+START: Final = wire.tag(7, wire.FIXED64)
+END: Final = wire.tag(8, wire.FIXED64)
 _ATTRIBUTE: Final = wire.tag(9, wire.DELIMITED)
 _DROPPED_ATTRIBUTES: Final = wire.tag(10, wire.VARINT)
 _EVENT: Final = wire.tag(11, wire.DELIMITED)
@@ -53,15 +51,10 @@ _REMOTE: Final = (wire.fixed32(0x100), wire.fixed32(0x300))
 _NO_STATUS: Final = wire.delimited(_STATUS, b"")
 _KINDS: Final = {kind: _KIND + wire.varint(kind.value + 1) for kind in SpanKind}
 
-_WRITTEN_BY_NAME: Final = (
-    names.MESSAGE_ID,
-    names.MESSAGING_ID,
-    names.ROOT_ID,
-    names.CONVERSATION_ID,
-    names.PARENT_IDS,
-    names.ATTEMPT,
-    names.QUEUE_TIME_MS,
-)
+ENDING: Final = _NO_STATUS + _FLAGS + _REMOTE[False]
+"""The end of a span without a status, whose parent, if any, is of this process."""
+ENDING_REMOTE: Final = _NO_STATUS + _FLAGS + _REMOTE[True]
+"""The same, where the parent came in headers."""
 _KEPT: Final = 4_096
 _SHORT: Final = 256
 
@@ -72,81 +65,20 @@ class SpanWriter:
     def __init__(self, refuse: wire.Refused, redaction: Redaction = NO_REDACTION) -> None:
         self._refuse = refuse
         self._redaction = redaction
-        # What is written without a look at its key must be allowed to leave.
-        self._short_way = all(map(redaction.keeps, _WRITTEN_BY_NAME))
         # The last value of each attribute and its bytes: most attributes have the same value again and again.
         self._last: dict[str, tuple[Any, bytes]] = {}
 
     def write(self, span: FastSpan) -> bytes:
         """The span as an item of a request. Raises nothing that a span can be the cause of."""
-        if isinstance(span, MessageSpan) and span.site is not None:
-            try:
-                if self._short_way:
-                    return wire.delimited(wire.ITEM, self._message_span(span, span.site))
-            except (*wire.UNWRITABLE, AttributeError):
-                pass  # an id that is no text, or none that UTF-8 has
-            span.settle()
         return wire.delimited(wire.ITEM, self._span(span))
 
-    def _message_span(self, span: MessageSpan, site: Site) -> bytes:
-        fixed = site.bytes
-        if fixed is None:
-            fixed = site.bytes = SiteBytes(site, self._redaction)
-        message_id = span.message_id.encode()
-        root_id = span.root_id.encode()
-        parts = [_TRACE_ID, span.trace_id, _SPAN_ID, span.span_id]
-        if span.trace_state is not None:
-            parts.append(_trace_state(span.trace_state))
-        if span.parent_id is not None:
-            parts += (_PARENT_ID, span.parent_id)
-        parts += (
-            fixed.head if span.name is site.name else _head(span),
-            _START,
-            wire.fixed64(span.start_ns),
-            _END,
-            wire.fixed64(span.end_ns or 0),
-            fixed.before,
-            _message_id(message_id),
-        )
-        if root_id and site.with_root:
-            parts.append(_root_id(root_id))
-        if span.parent_ids:
-            parts.append(wire.delimited(_ATTRIBUTE, wire.key_value(names.PARENT_IDS, span.parent_ids)))
-        parts.append(fixed.after)
-        if site.with_twins:
-            parts.append(_messaging_id(message_id))
-            if root_id:
-                parts.append(_conversation_id(root_id))
-        if span.attempt:
-            parts.append(_attempt(span.attempt))
-        if span.queue_time_ms is not None:
-            parts += (_QUEUE_TIME, wire.double(span.queue_time_ms))
-        if span.pairs:
-            self._attributes(span.pairs, parts)
-        if span.linked and span.parent_id is not None:
-            link = b"".join(
-                (
-                    _TRACE_ID,
-                    span.trace_id,
-                    _SPAN_ID,
-                    span.parent_id,
-                    _linked_id(message_id),
-                    _LINK_FLAGS,
-                    _REMOTE[span.parent_is_remote],
-                )
-            )
-            parts += (_LINK, wire.varint(len(link)), link)
-        self._details(span, parts)
-        parts += (_FLAGS, _REMOTE[span.parent_is_remote])
-        return b"".join(parts)
-
     def _span(self, span: FastSpan) -> bytes:
-        parts = [_TRACE_ID, span.trace_id, _SPAN_ID, span.span_id]
+        parts = [TRACE_ID, span.trace_id, SPAN_ID, span.span_id]
         if span.trace_state is not None:
             parts.append(_trace_state(span.trace_state))
         if span.parent_id is not None:
-            parts += (_PARENT_ID, span.parent_id)
-        parts += (_head(span), _START, wire.time(span.start_ns), _END, wire.time(span.end_ns))
+            parts += (PARENT_ID, span.parent_id)
+        parts += (head(span.name, span.kind), START, wire.time(span.start_ns), END, wire.time(span.end_ns))
         self._attributes(span.seen_attributes(), parts)
         self._details(span, parts)
         parts += (_FLAGS, _REMOTE[span.parent_is_remote])
@@ -204,9 +136,9 @@ class SpanWriter:
 
     def _link(self, link: Link) -> bytes:
         parts = [
-            _TRACE_ID,
+            TRACE_ID,
             link.trace_id,
-            _SPAN_ID,
+            SPAN_ID,
             link.span_id,
             self._few(_LINK_ATTRIBUTE, link.attributes),
         ]
@@ -228,51 +160,48 @@ def span_buffer(
     return Buffer(limit, lambda span: (span.tracer.origin, writer.write(span)), batch=batch)
 
 
-class SiteBytes:
-    """What is the same in all message spans of a site."""
-
-    __slots__ = ("after", "before", "head")
-
-    def __init__(self, site: Site, redaction: Redaction) -> None:
-        self.head = wire.text(_NAME, site.name) + _KINDS[site.kind]
-        self.before = wire.attributes(_ATTRIBUTE, redaction.of(site.before))
-        self.after = wire.attributes(_ATTRIBUTE, redaction.of(site.after))
+def head(name: object, kind: SpanKind) -> bytes:
+    """Name and kind."""
+    return wire.text(_NAME, name) + _KINDS.get(kind, _KINDS[SpanKind.INTERNAL])
 
 
-def _before_text(tag: bytes, key: str) -> Callable[[bytes], bytes]:
-    """Writes the attribute `key` with a text for a value, given in UTF-8.
+def attribute(key: str, value: Any) -> bytes:
+    """One attribute of a span. Raises one of `wire.UNWRITABLE`."""
+    return wire.delimited(_ATTRIBUTE, wire.key_value(key, value))
 
-    What stands before the text depends on its length alone, so for the usual lengths it is made beforehand.
+
+def attributes(pairs: Mapping[str, Any]) -> bytes:
+    """Attributes of a span."""
+    return wire.attributes(_ATTRIBUTE, pairs)
+
+
+# What stands before a value depends on no more than the length of the value.
+
+
+def before_text(key: str, length: int) -> bytes:
+    """An attribute up to its text, of so many bytes of UTF-8."""
+    return attribute(key, "x" * length)[: -length or None]
+
+
+def before_only_text(key: str, length: int) -> bytes:
+    """An attribute up to the text that is all there is in its array."""
+    return attribute(key, ("x" * length,))[: -length or None]
+
+
+def before_double(key: str) -> bytes:
+    """An attribute up to its double."""
+    return attribute(key, 0.0)[:-8]
+
+
+def link_around(key: str, length: int) -> tuple[bytes, tuple[bytes, bytes], bytes]:
+    """A link to a span that came in headers, with one attribute, a text of so many bytes: what is around it.
+
+    What stands before its trace id; between that, its span id and the text; and after that.
     """
-
-    def write(value: bytes) -> bytes:
-        return wire.delimited(tag, wire.key_value(key, value.decode()))
-
-    prepared = [write(b"x" * length)[: -length or None] for length in range(100)]
-
-    def write_prepared(value: bytes) -> bytes:
-        return prepared[len(value)] + value if len(value) < 100 else write(value)
-
-    return write_prepared
-
-
-_message_id: Final = _before_text(_ATTRIBUTE, names.MESSAGE_ID)
-_messaging_id: Final = _before_text(_ATTRIBUTE, names.MESSAGING_ID)
-_root_id: Final = _before_text(_ATTRIBUTE, names.ROOT_ID)
-_conversation_id: Final = _before_text(_ATTRIBUTE, names.CONVERSATION_ID)
-_linked_id: Final = _before_text(_LINK_ATTRIBUTE, names.MESSAGING_ID)
-_QUEUE_TIME: Final = wire.delimited(_ATTRIBUTE, wire.key_value(names.QUEUE_TIME_MS, 0.0))[:-8]
-_ATTEMPTS: Final = [wire.delimited(_ATTRIBUTE, wire.key_value(names.ATTEMPT, number)) for number in range(16)]
-
-
-def _attempt(number: int) -> bytes:
-    if number < len(_ATTEMPTS):
-        return _ATTEMPTS[number]
-    return wire.delimited(_ATTRIBUTE, wire.key_value(names.ATTEMPT, number))
-
-
-def _head(span: FastSpan) -> bytes:
-    return wire.text(_NAME, span.name) + _KINDS.get(span.kind, _KINDS[SpanKind.INTERNAL])
+    text = wire.delimited(_LINK_ATTRIBUTE, wire.key_value(key, "x" * length))[: -length or None]
+    after = _LINK_FLAGS + _REMOTE[True]
+    size = len(TRACE_ID) + 16 + len(SPAN_ID) + 8 + len(text) + length + len(after)
+    return _LINK + wire.varint(size) + TRACE_ID, (SPAN_ID, text), after
 
 
 def _status(status: Status) -> bytes:

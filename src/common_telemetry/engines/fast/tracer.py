@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -16,35 +16,45 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceState
 
 from common_telemetry.engines.fast.bounded import bounded
+from common_telemetry.engines.fast.buffer import Buffer
+from common_telemetry.engines.fast.current_span import parent_in, with_span
 from common_telemetry.engines.fast.identity import (
     RANDOM,
     SAMPLED,
-    ForeignIdentity,
-    SpanIdentity,
+    Identity,
     new_trace_id,
 )
-from common_telemetry.engines.fast.message_spans import ROOM
+from common_telemetry.engines.fast.message_spans import ROOM, may_be_laid_out
 from common_telemetry.engines.fast.sampling import Shortcut
 from common_telemetry.engines.fast.spans import FastSpan, IdleSpan, links_of
 from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.errors import describe, message_of
 from common_telemetry.health import Faults
+from common_telemetry.redaction import Redaction
+from common_telemetry.tap import Tap
 
 _NO_LINKS: Final = ()  # there is but one empty tuple; what else was given may raise when asked if it is empty
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# Where the API keeps the current span in a context; it does not publish the key, so it is asked to use it.
-(SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
+class Outlet(Protocol):
+    """Where ended spans go."""
 
-def parent_in(context: Context) -> SpanIdentity | None:
-    """The current span of `context`; None if there is none, or none that is valid."""
-    span = context.get(SPAN_KEY)
-    if span is None or isinstance(span, SpanIdentity):
-        return span
-    found = span.get_span_context() if isinstance(span, Span) else None
-    return ForeignIdentity.of(found) if found is not None and found.is_valid else None
+    @property
+    def buffer(self) -> Buffer[FastSpan] | None:
+        """To the exporter, if there is one."""
+
+    @property
+    def tap(self) -> Tap:
+        """To whoever watches."""
+
+    @property
+    def redaction(self) -> Redaction:
+        """What must not leave."""
+
+    def finish(self, span: FastSpan) -> None:
+        """Take a sampled span that has ended."""
 
 
 class FastTracer(trace.Tracer):
@@ -57,15 +67,20 @@ class FastTracer(trace.Tracer):
         sampler: Sampler,
         limits: SpanLimits,
         faults: Faults,
-        finish: Callable[[FastSpan], None],
+        outlet: Outlet,
     ) -> None:
         self.instrumentation_scope = scope
         self.limits = limits
-        self.finish = finish
+        self.outlet = outlet
+        self.finish = outlet.finish
         self._shortcut = Shortcut.of(sampler)
         self._official: trace.Tracer | None = None
-        self.is_simple = self._shortcut is not None and _have_room(limits)
-        """Whether `place` says all there is to say about a new span, and message spans fit the limits."""
+        self.is_simple = (
+            self._shortcut is not None and _have_room(limits) and may_be_laid_out(outlet.redaction)
+        )
+        """Whether `place` says all there is to say about a new span, and message spans may be laid out."""
+        self.follows_parent = self._shortcut is not None and self._shortcut.follows_parent
+        """Whether a span with a parent takes all of `place` from it."""
         self._sampler = sampler
         self._make_origin = make_origin
         self._origin: Origin | None = None
@@ -155,15 +170,15 @@ class FastTracer(trace.Tracer):
         self._official = official
         self.is_simple = False
 
-    def place(self, parent: SpanIdentity | None) -> tuple[bytes, int, TraceState | None]:
+    def place(self, parent: Identity | None) -> tuple[bytes, int, TraceState | None]:
         """Trace id, flags and trace state of a new span. It is sampled only if no sampler has to be asked."""
         shortcut = self._shortcut
         if parent is None:
             trace_id, flags, trace_state = new_trace_id(), RANDOM, None
         else:
+            if self.follows_parent:
+                return parent.trace_id, parent.flags & (RANDOM | SAMPLED), parent.trace_state
             trace_id, flags, trace_state = parent.trace_id, parent.flags & RANDOM, parent.trace_state
-            if shortcut is not None and shortcut.follows_parent:
-                return trace_id, flags | parent.flags & SAMPLED, trace_state
         if shortcut is not None and shortcut.of_trace(trace_id):
             flags |= SAMPLED
         return trace_id, flags, trace_state
@@ -247,7 +262,7 @@ class SpanBlock:
     def __enter__(self) -> Span:
         span = self._span = self._tracer.start_span(*self._how)
         # A copy of the context: others may hold the one that is current.
-        self._token = otel_context.attach(Context({**otel_context.get_current(), SPAN_KEY: span}))
+        self._token = otel_context.attach(with_span(otel_context.get_current(), span))
         return span
 
     def __exit__(
