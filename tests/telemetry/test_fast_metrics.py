@@ -16,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint, HistogramDataPoint
 from opentelemetry.sdk.metrics import (
     AlwaysOffExemplarFilter,
     AlwaysOnExemplarFilter,
@@ -30,13 +31,16 @@ from opentelemetry.sdk.metrics.view import Aggregation, ExponentialBucketHistogr
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from common_telemetry import TelemetryConfig
 from common_telemetry.attributes import UNBOUNDED
 from common_telemetry.engines.fast import metrics as fast_metrics
 from common_telemetry.engines.fast.exemplars import EXEMPLAR_FILTERS, ExemplarFilter, Reservoir
 from common_telemetry.engines.fast.metrics import InstrumentKind, MetricOptions, Metrics, Temporality
 from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.redaction import Redaction
+from common_telemetry.testing import InMemoryTelemetry
 from common_telemetry.views import keeping
+from telemetry.pipeline import Message
 from telemetry.sdk import since_1_45
 
 RESOURCE: Mapping[str, Any] = {"service.name": "shop", "n": 3}
@@ -544,3 +548,72 @@ def test_a_forked_child_begins_at_zero_though_another_thread_held_the_lock() -> 
     os.close(reading)
     os.close(writing)
     assert [point.as_int for point in points(metrics)] == [5]
+
+
+# --- runs
+
+values_of_a_run = st.lists(
+    st.one_of(st.floats(0, 40_000), st.sampled_from([0.0, 0.05, 0.1, 5.0, 10_000.0, 30_000.0, 1e300])),
+    max_size=80,
+)
+
+
+@given(
+    runs=st.lists(st.lists(st.tuples(values_of_a_run, st.booleans()), max_size=3), max_size=3),
+    exponential=st.booleans(),
+    delta=st.booleans(),
+)
+def test_a_run_leaves_a_series_as_if_its_values_had_come_one_by_one(
+    runs: list[list[tuple[list[float], bool]]], exponential: bool, delta: bool
+) -> None:
+    options = MetricOptions("delta" if delta else "cumulative", exponential)
+    together, one_by_one = (
+        Metrics(options)
+        .scope(lambda: Origin({}, "", "runs", ""))
+        .instrument("took", "histogram", bounds=(0.05, 0.1, 5, 10_000))
+        .bind({})
+        for _ in range(2)
+    )
+    for collection in runs:
+        for values, sampled in collection:
+            samples = [
+                (at, b"t" * 16, b"s" * 8, {"at": at}) if sampled or at % 3 else None
+                for at in range(len(values))
+            ]
+            together.add_run(values, samples.__getitem__ if any(samples) else None)
+            for value, sample in zip(values, samples, strict=True):
+                one_by_one.add(value, sample)
+        one_by_one.start_ns = together.start_ns
+        assert seen(together.point(7, delta=delta), exponential) == seen(
+            one_by_one.point(7, delta=delta), exponential
+        )
+
+
+def seen(point: bytes, exponential: bool) -> object:
+    """A data point; of exponential ones, whose exemplars are drawn by lot, without those."""
+    if not exponential:
+        return HistogramDataPoint.FromString(point)
+    found = ExponentialHistogramDataPoint.FromString(point)
+    found.ClearField("exemplars")
+    return found
+
+
+def test_what_is_noted_is_there_at_the_next_collection_whoever_measured_it() -> None:
+    with InMemoryTelemetry(TelemetryConfig(engine="fast")) as telemetry:
+        plugin = telemetry.for_plugin("sink")
+
+        def handle() -> None:
+            for number in range(1_000):
+                with plugin.messages.process("t", Message(f"m{number}")) as scope:
+                    if number % 10 == 0:
+                        scope.fail("broken", "Broken")
+
+        threads = [threading.Thread(target=handle) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        counts = [sum(point.count for point in telemetry.metrics("plugin.message.processing_time_ms"))]
+        for thread in threads:
+            thread.join()
+        counts.append(sum(point.count for point in telemetry.metrics("plugin.message.processing_time_ms")))
+        assert counts[0] <= counts[1] == 4_000
+        assert sum(point.count for point in telemetry.metrics("plugin.message.queue_time_ms")) == 4_000

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import Final
 
 from opentelemetry import baggage, propagate
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.trace import TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from common_telemetry.engines.fast.identity import ForeignIdentity
@@ -52,14 +51,12 @@ class PublishedHeaders(dict[str, str]):
     As a mapping it is nothing special, so a transport that writes messages down writes just the headers.
     """
 
-    __slots__ = ("flags", "ids", "span_id", "trace_id")
+    __slots__ = ("message_id", "published")
 
-    is_remote: ClassVar[bool] = True  # as every parent that came in headers
-    trace_state: ClassVar[TraceState | None] = None
-    ids: MessageIds
-    trace_id: bytes
-    span_id: bytes
-    flags: int
+    message_id: str
+    """Of the message that they are the headers of."""
+    published: tuple[bytes, bytes, int, MessageIds]
+    """Trace id, span id and flags of the span it was published by, and the ids of the message."""
 
 
 def parent_of(carrier: Mapping[str, str]) -> ForeignIdentity | None:

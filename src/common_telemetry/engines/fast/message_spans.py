@@ -21,7 +21,8 @@ from common_telemetry.redaction import Redaction
 _KINDS: Final = {names.PUBLISH: SpanKind.PRODUCER, names.PROCESS: SpanKind.CONSUMER}
 ROOM: Final = 64
 """The smallest limits on a span's attributes and links that no message span can reach by itself."""
-_LONGEST: Final = 1_000
+LONGEST: Final = 1_000
+"""Bytes of ids that a layout is made for."""
 _LAYOUTS_KEPT: Final = 64
 # Everything about a message that is written by its name rather than looked at: it must be allowed to leave.
 _WRITTEN: Final = (
@@ -41,20 +42,16 @@ def may_be_laid_out(redaction: Redaction) -> bool:
     return all(map(redaction.keeps, _WRITTEN))
 
 
-class MessageIds(NamedTuple):
-    """The ids of a message, as text and as they are written."""
+Shape = tuple[int, int, int]
+"""Lengths of a message's id, of its root's, and of its parent's, in bytes; -1 where there is no parent."""
+MessageIds = tuple[str, str, tuple[str, ...], bytes, bytes, bytes, Shape]
+"""The ids of a message, of its root and its parents, as text; of itself, its root and its parent, as written.
 
-    message_id: str
-    root_id: str
-    parent_ids: tuple[str, ...]
-    message: bytes
-    root: bytes
-    parent: bytes
-    shape: tuple[int, int, int]
-    """Lengths of the three; -1 where there is no parent."""
+A bare tuple, because one is made for every message.
+"""
 
 
-def ids_of(message_id: str, root_id: str, parent_ids: Sequence[str]) -> MessageIds | None:
+def ids_of(message_id: str, root_id: str, parent_ids: tuple[str, ...]) -> MessageIds | None:
     """The ids in both forms; None for what a layout has no form for: no text, much text, several parents."""
     try:
         message, root = message_id.encode(), root_id.encode()
@@ -66,10 +63,10 @@ def ids_of(message_id: str, root_id: str, parent_ids: Sequence[str]) -> MessageI
             length = len(parent)
     except (AttributeError, ValueError, TypeError):
         return None
-    if not message or len(message) + len(root) + length > _LONGEST:
-        return None
     shape = (len(message), len(root), length)
-    return MessageIds(message_id, root_id, tuple(parent_ids), message, root, parent, shape)
+    if not message or sum(shape) > LONGEST:
+        return None
+    return message_id, root_id, parent_ids, message, root, parent, shape
 
 
 class Layout(NamedTuple):
@@ -124,27 +121,28 @@ class Site:
 
     def starting(self, ids: MessageIds, attempt: int = 0, queue_time_ms: float = 0.0) -> dict[str, Any]:
         """All attributes a span starts with. Without an `attempt` it was in no queue either."""
-        found: dict[str, Any] = {**self._before, names.MESSAGE_ID: ids.message_id}
-        if ids.root_id and self._with_root:
-            found[names.ROOT_ID] = ids.root_id
-        if ids.parent_ids:
-            found[names.PARENT_IDS] = ids.parent_ids
+        message_id, root_id, parent_ids, *_ = ids
+        found: dict[str, Any] = {**self._before, names.MESSAGE_ID: message_id}
+        if root_id and self._with_root:
+            found[names.ROOT_ID] = root_id
+        if parent_ids:
+            found[names.PARENT_IDS] = tuple(parent_ids)
         found |= self._after
         if self._with_twins:
-            found[names.MESSAGING_ID] = ids.message_id
-            if ids.root_id:
-                found[names.CONVERSATION_ID] = ids.root_id
+            found[names.MESSAGING_ID] = message_id
+            if root_id:
+                found[names.CONVERSATION_ID] = root_id
         if attempt:
             found[names.ATTEMPT] = attempt
             found[names.QUEUE_TIME_MS] = queue_time_ms
         return found
 
-    def lay_out_publish(self, key: tuple[tuple[int, int, int], bool]) -> Layout:
+    def lay_out_publish(self, key: tuple[Shape, bool]) -> Layout:
         """The layout for ids of this shape, with a parent or without; kept under `key`."""
         shape, is_child = key
         return self._keep(key, [*self._head(is_child), *self._ids(shape), encode.ENDING])
 
-    def lay_out_process(self, key: tuple[tuple[int, int, int], int, str, bool]) -> Layout:
+    def lay_out_process(self, key: tuple[Shape, int, str, bool]) -> Layout:
         """The layout for ids of this shape, attempt and outcome, with a parent or not; kept under `key`."""
         shape, attempt, outcome, is_child = key
         parts: list[bytes | str] = [
@@ -176,7 +174,7 @@ class Site:
             encode.attributes(self._redaction.of(self._before)),
         ]
 
-    def _ids(self, shape: tuple[int, int, int]) -> list[bytes | str]:
+    def _ids(self, shape: Shape) -> list[bytes | str]:
         """A part that is absent has no bytes: `0s` takes any."""
         message, root, parent = shape
         with_root, with_twin = bool(root and self._with_root), bool(root and self._with_twins)

@@ -32,10 +32,10 @@ from common_telemetry.engines.fast import headers
 from common_telemetry.engines.fast.bounded import Link
 from common_telemetry.engines.fast.current_span import MessageContext, parent_in
 from common_telemetry.engines.fast.headers import PublishedHeaders
-from common_telemetry.engines.fast.identity import SAMPLED, Identity, new_span_id, traceparent_of
+from common_telemetry.engines.fast.identity import SAMPLED, new_span_id, traceparent_of
 from common_telemetry.engines.fast.lazy_context import CURRENT
 from common_telemetry.engines.fast.measuring import MakeMeters, MessageMeters
-from common_telemetry.engines.fast.message_spans import MessageIds, Site, ids_of
+from common_telemetry.engines.fast.message_spans import LONGEST, MessageIds, Site, ids_of
 from common_telemetry.engines.fast.spans import FastSpan, IdleSpan
 from common_telemetry.engines.fast.tracer import FastTracer
 from common_telemetry.engines.official import (
@@ -76,11 +76,13 @@ class FastMessages(MessageTelemetry):
         "_places",
         "_sites",
         "bound",
+        "buffer",
         "linked",
         "long_way",
         "max_age_ns",
         "perf_counter_ns",
         "plugin",
+        "tap",
         "time_ns",
         "tracer",
     )
@@ -91,6 +93,8 @@ class FastMessages(MessageTelemetry):
         self.perf_counter_ns = bound.clock.perf_counter_ns
         self.plugin = bound.plugin
         self.tracer = tracer
+        self.buffer = tracer.outlet.buffer
+        self.tap = tracer.outlet.tap
         self.linked = bound.config.links == "always"
         self.max_age_ns = bound.config.trace_max_age_s * 1e9
         self.long_way = OfficialMessages(bound)
@@ -102,8 +106,12 @@ class FastMessages(MessageTelemetry):
         self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
     ) -> PublishScope:
         here = CURRENT.get()
+        ids: MessageIds | None
         if self.tracer.is_simple and (here.__class__ is _Process or _may_publish(here)):
-            ids = ids_of(message_id, root_id, parent_ids)
+            if here.__class__ is _Process and len(parent_ids) == 1:
+                ids = here.ids_of_derived(message_id, root_id, parent_ids)
+            else:
+                ids = ids_of(message_id, root_id, parent_ids)
             if ids is not None:
                 site = self._sites.get(topic)
                 # The attributes of a plugin are replaced when its status moves on.
@@ -125,23 +133,23 @@ class FastMessages(MessageTelemetry):
         replay: bool = False,
     ) -> ProcessScope:
         if previous is None and not replay and self.tracer.is_simple:
-            carrier = message.trace_context
-            parent: Identity | None
+            carrier, now_ns = message.trace_context, self.time_ns()
+            parent_id: bytes | None
             ids: MessageIds | None
             if (
                 carrier.__class__ is PublishedHeaders
-                and carrier.ids.message_id is message.id
+                and carrier.message_id is message.id  # and of no message that merely took its headers over
                 and len(carrier) == headers.ALONE
+                and self.tracer.follows_parent
             ):
-                parent, ids = carrier, carrier.ids
+                trace_id, parent_id, flags, ids = carrier.published
             else:
-                parent, ids = _read(message, carrier)
-            now_ns = self.time_ns()
+                trace_id, parent_id, flags, ids = self._read(message, carrier)
             if ids is not None and now_ns - message.timestamp <= self.max_age_ns:
                 place = self._places.get(topic)
                 if place is None or place.site.attributes is not self.plugin.attributes:
                     place = self._place(topic)
-                return _Process(self, place, message, parent, ids, attempt, now_ns)
+                return _Process(self, place, message, trace_id, parent_id, flags, ids, attempt, now_ns)
         return self.long_way.process(topic, message, attempt=attempt, previous=previous, replay=replay)
 
     def batch(self, topic: str, messages: Sequence[ObservedMessage], *, attempt: int = 1) -> ProcessScope:
@@ -161,6 +169,17 @@ class FastMessages(MessageTelemetry):
             "message",
             f"plugin {self.plugin.name!r}: {scope!r} is not fully reported: {describe(error)}",
         )
+
+    def _read(
+        self, message: ObservedMessage, carrier: Mapping[str, str]
+    ) -> tuple[bytes, bytes | None, int, MessageIds | None]:
+        """Trace id, parent's span id, flags and ids; no ids for a message that must go the long way."""
+        parent = headers.parent_of(carrier) if carrier and headers.are_w3c() else None
+        if carrier and parent is None:
+            return b"", None, 0, None
+        trace_id, flags, _ = self.tracer.place(parent)
+        ids = ids_of(message.id, message.root_id, message.parent_ids)
+        return trace_id, None if parent is None else parent.span_id, flags, ids
 
     def _site(self, topic: str) -> Site:
         if len(self._sites) >= _SITES_KEPT:
@@ -184,18 +203,11 @@ def _may_publish(here: Context) -> bool:
     return not (isinstance(working, Current) and working.lifecycle)
 
 
-def _read(message: ObservedMessage, carrier: Mapping[str, str]) -> tuple[Identity | None, MessageIds | None]:
-    """Who published the message, and its ids; no ids for a message that must go the long way."""
-    parent = headers.parent_of(carrier) if carrier and headers.are_w3c() else None
-    if carrier and parent is None:
-        return None, None
-    return parent, ids_of(message.id, message.root_id, message.parent_ids)
-
-
 class _Scope(MessageContext, MessageScope):
     """The block around a message span. The hot path: what happens here happens for every message."""
 
     __slots__ = (
+        "_has_remote_parent",
         "_ids",
         "_is_plain",
         "_owner",
@@ -208,8 +220,9 @@ class _Scope(MessageContext, MessageScope):
         "ended_ns",
     )
 
+    _has_remote_parent: bool
     _ids: MessageIds
-    _is_plain: bool  # whether a layout has a form for it
+    _is_plain: bool  # whether it is sampled, and a layout has a form for it
     _owner: FastMessages
     _parent_id: bytes | None
     _perf: int
@@ -223,33 +236,12 @@ class _Scope(MessageContext, MessageScope):
         self._token = CURRENT.set(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        owner = self._owner
-        # Measured from the start, so that a clock that is set in the meantime bends no duration.
-        elapsed = owner.perf_counter_ns() - self._perf
-        self.ended_ns = ended = self._start + elapsed
-        try:
-            if error is not None:
-                self._passed_through(error)
-            if self._span is None and self.flags & SAMPLED:
-                outlet = owner.tracer.outlet
-                if self._is_plain and not outlet.tap.callbacks:
-                    if outlet.buffer is not None:
-                        outlet.buffer.add((owner.tracer.origin, self._written()))
-                else:
-                    self.span()
-            if self._span is not None:
-                self._span.end(ended)
-            self._finish(elapsed)
-        except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
-            owner.report(self._site.name, problem)
-        try:
-            CURRENT.reset(self._token)
-        except ValueError:  # ended in another task than it began in
-            otel_context.detach(self._token)  # which says so in its log
-        self._token = None
+    def _end(self, error: BaseException | None) -> None:
+        """End the span where it is more than a layout has a form for."""
+        if error is not None:
+            self._passed_through(error)
+        if self.flags & SAMPLED or self._span is not None:
+            self.span().end(self.ended_ns)
 
     def span(self) -> Span:
         """Part of MessageContext."""
@@ -290,34 +282,20 @@ class _Scope(MessageContext, MessageScope):
             now = self._start + self._owner.perf_counter_ns() - self._perf
             span.record_exception(error, timestamp=self.ended_ns or now)
 
-    @property
-    @abstractmethod
-    def _has_remote_parent(self) -> bool:
-        """Whether the parent came in headers."""
-
     @abstractmethod
     def _starting(self) -> dict[str, Any]:
         """The attributes the span starts with."""
 
     @abstractmethod
-    def _written(self) -> bytes:
-        """The span as an item of a request, by the layout of its site."""
-
-    @abstractmethod
     def _passed_through(self, error: BaseException) -> None:
         """Record an exception that leaves the block."""
 
-    def _finish(self, elapsed_ns: int) -> None:
-        """Measure what there is to measure."""
-
 
 class _Publish(_Scope, PublishScope):
-    __slots__ = ("_here", "_parent")
-    _parent: Identity | None
+    __slots__ = ("_here",)
 
     def __init__(self, owner: FastMessages, site: Site, here: Context, ids: MessageIds) -> None:
-        self._start = owner.time_ns()
-        self._perf = owner.perf_counter_ns()
+        self._perf = perf = owner.perf_counter_ns()
         self._owner = owner
         self._site = site
         self._here = here
@@ -327,17 +305,42 @@ class _Publish(_Scope, PublishScope):
         self.span_id = new_span_id()
         tracer = owner.tracer
         if here.__class__ is _Process and tracer.follows_parent:
-            self._parent = here
+            # One clock for a message and what is made of it.
+            self._start = here._start + perf - here._perf
             self._parent_id = here.span_id
+            self._has_remote_parent = False
             self.trace_id = here.trace_id
-            self.flags = here.flags
+            self.flags = flags = here.flags
             self.trace_state = None
-            self._is_plain = True
+            self._is_plain = flags & SAMPLED != 0
             return
-        parent = self._parent = parent_in(here)
+        self._start = owner.time_ns()
+        parent = parent_in(here)
         self._parent_id = None if parent is None else parent.span_id
+        self._has_remote_parent = parent is not None and parent.is_remote
         self.trace_id, self.flags, self.trace_state = tracer.place(parent)
-        self._is_plain = self.trace_state is None and not self._has_remote_parent
+        is_local = self.trace_state is None and not self._has_remote_parent
+        self._is_plain = is_local and self.flags & SAMPLED != 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        owner = self._owner
+        # Measured from the start, so that a clock that is set in the meantime bends no duration.
+        self.ended_ns = self._start + owner.perf_counter_ns() - self._perf
+        try:
+            if error is None and self._span is None and self._is_plain and not owner.tap.callbacks:
+                if owner.buffer is not None:
+                    owner.buffer.add((owner.tracer.origin, self._written()))
+            else:
+                self._end(error)
+        except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
+            owner.report(self._site.name, problem)
+        try:
+            CURRENT.reset(self._token)
+        except ValueError:  # ended in another task than it began in
+            otel_context.detach(self._token)  # which says so in its log
+        self._token = None
 
     def carrier(self) -> dict[str, str]:
         here = self._here
@@ -346,11 +349,11 @@ class _Publish(_Scope, PublishScope):
             and (here.__class__ is _Process or headers.BAGGAGE_KEY not in here)
             and headers.are_w3c()
         ):
-            found = PublishedHeaders(traceparent=traceparent_of(self.trace_id, self.span_id, self.flags))
-            found.ids = self._ids
-            found.trace_id = self.trace_id
-            found.span_id = self.span_id
-            found.flags = self.flags
+            trace_id, span_id, flags, ids = self.trace_id, self.span_id, self.flags, self._ids
+            found = PublishedHeaders()
+            found[headers.TRACEPARENT] = traceparent_of(trace_id, span_id, flags)
+            found.message_id = ids[0]
+            found.published = trace_id, span_id, flags, ids
             return found
         carrier: dict[str, str] = {}
         try:
@@ -367,15 +370,11 @@ class _Publish(_Scope, PublishScope):
         here = self._here
         return here.others() if isinstance(here, MessageContext) else here
 
-    @property
-    def _has_remote_parent(self) -> bool:
-        return self._parent is not None and self._parent.is_remote
-
     def _starting(self) -> dict[str, Any]:
         return self._site.starting(self._ids)
 
     def _written(self) -> bytes:
-        *_, message, root, parent, shape = self._ids
+        _, _, _, message, root, parent, shape = self._ids
         parent_id = self._parent_id
         key = (shape, parent_id is not None)
         layout = self._site.layouts.get(key) or self._site.lay_out_publish(key)
@@ -406,7 +405,9 @@ class _Process(_Scope, ProcessScope):
         owner: FastMessages,
         place: _Place,
         message: ObservedMessage,
-        parent: Identity | None,
+        trace_id: bytes,
+        parent_id: bytes | None,
+        flags: int,
         ids: MessageIds,
         attempt: int,
         now_ns: int,
@@ -428,9 +429,48 @@ class _Process(_Scope, ProcessScope):
         waited = now_ns - message.timestamp
         self._queue_time_ms = waited / 1e6 if waited > 0 else 0.0
         self.span_id = new_span_id()
-        self.trace_id, self.flags, self.trace_state = owner.tracer.place(parent)
-        self._parent_id = None if parent is None else parent.span_id
-        self._is_plain = True  # `parent` has no trace state on the short way
+        self.trace_id = trace_id
+        self._parent_id = parent_id
+        self._has_remote_parent = parent_id is not None
+        self.flags = flags
+        self.trace_state = None  # no message on the short way has one
+        self._is_plain = flags & SAMPLED != 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        owner = self._owner
+        # Measured from the start, so that a clock that is set in the meantime bends no duration.
+        elapsed = owner.perf_counter_ns() - self._perf
+        self.ended_ns = ended = self._start + elapsed
+        try:
+            if error is None and self._span is None and self._is_plain and not owner.tap.callbacks:
+                if owner.buffer is not None:
+                    owner.buffer.add((owner.tracer.origin, self._written()))
+            else:
+                self._end(error)
+            waited_ms = self._queue_time_ms if self._attempt == 1 else None
+            self._place.meters.measure(elapsed, waited_ms, self._error_type, self._ids[0], self, ended)
+        except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
+            owner.report(self._site.name, problem)
+        try:
+            CURRENT.reset(self._token)
+        except ValueError:  # ended in another task than it began in
+            otel_context.detach(self._token)  # which says so in its log
+        self._token = None
+
+    def ids_of_derived(self, message_id: str, root_id: str, parent_ids: tuple[str, ...]) -> MessageIds | None:
+        """The ids of a message published meanwhile, which has most bytes in common with this one."""
+        own, own_root, _, written, root, _, (length, root_length, _) = self._ids
+        if own is not parent_ids[0] or own_root is not root_id:
+            return ids_of(message_id, root_id, parent_ids)
+        try:
+            message = message_id.encode()
+        except (AttributeError, ValueError, TypeError):
+            return None
+        if not message or len(message) > LONGEST:
+            return None
+        return message_id, root_id, parent_ids, message, root, written, (len(message), root_length, length)
 
     @property
     def topic(self) -> str:
@@ -461,12 +501,8 @@ class _Process(_Scope, ProcessScope):
 
     def _working(self) -> Current:
         if self._current is None:
-            self._current = Current(self._owner.plugin, self._site.topic, self._ids.message_id)
+            self._current = Current(self._owner.plugin, self._site.topic, self._ids[0])
         return self._current
-
-    @property
-    def _has_remote_parent(self) -> bool:
-        return self._parent_id is not None
 
     def _starting(self) -> dict[str, Any]:
         return self._site.starting(self._ids, self._attempt, self._queue_time_ms)
@@ -475,14 +511,14 @@ class _Process(_Scope, ProcessScope):
         span = super()._made()
         if isinstance(span, FastSpan):
             if self._owner.linked and self._parent_id is not None:
-                attributes = {names.MESSAGING_ID: self._ids.message_id}
+                attributes = {names.MESSAGING_ID: self._ids[0]}
                 span.own_links().append(Link(self.trace_id, self._parent_id, True, attributes, 0))
             if self._outcome:
                 span.set_attribute(names.OUTCOME, self._outcome)
         return span
 
     def _written(self) -> bytes:
-        *_, message, root, parent, shape = self._ids
+        _, _, _, message, root, parent, shape = self._ids
         trace_id, parent_id = self.trace_id, self._parent_id
         key = (shape, self._attempt, self._outcome, parent_id is not None)
         layout = self._site.layouts.get(key) or self._site.lay_out_process(key)
@@ -498,13 +534,3 @@ class _Process(_Scope, ProcessScope):
     def _passed_through(self, error: BaseException) -> None:
         if error is not self._failure:
             self.fail(error)
-
-    def _finish(self, elapsed_ns: int) -> None:
-        self._place.meters.measure(
-            elapsed_ns,
-            self._queue_time_ms if self._attempt == 1 else None,
-            self._error_type,
-            self._ids.message_id,
-            self,
-            self.ended_ns,
-        )

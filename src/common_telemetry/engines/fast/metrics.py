@@ -3,12 +3,13 @@
 import logging
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import lt
 from threading import Lock, RLock
 from time import time_ns
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from opentelemetry.context import Context
 
@@ -93,12 +94,21 @@ def options_of(environ: Mapping[str, str], redaction: Redaction = NO_REDACTION) 
     return MetricOptions(temporality or "cumulative", aggregation == _EXPONENTIAL, exemplars, redaction)
 
 
+class Due(Protocol):
+    """Has measurements that are not in their series yet."""
+
+    def take_in(self) -> None:
+        """Take them in."""
+
+
 class Metrics:
     """Makes instruments and collects them."""
 
     def __init__(self, options: MetricOptions = MetricOptions()) -> None:
         self.options = options
         self.lock = RLock()
+        self.due: deque[Due] = deque()
+        """Who is to take in, before the next collection, what it has noted."""
         self._collecting = Lock()
         self._scopes: list[Scope] = []
         forks.follow(self)
@@ -113,6 +123,7 @@ class Metrics:
     def collect(self) -> tuple[bytes, int] | None:
         """An ExportMetricsServiceRequest and how many data points it has; None if there are none."""
         with self._collecting:
+            self._take_in()
             now_ns = time_ns()
             content: list[tuple[Origin, list[bytes]]] = []
             count = 0
@@ -127,6 +138,11 @@ class Metrics:
                     content.append((scope.origin, metrics))
         return (request(content), count) if content else None
 
+    def _take_in(self) -> None:
+        # As many as there are now: a busy program adds on.
+        for _ in range(len(self.due)):
+            self.due.popleft().take_in()
+
     def before_fork(self) -> None:
         """Part of ForkAware."""
         self.lock.acquire()
@@ -138,6 +154,7 @@ class Metrics:
     def after_fork_in_child(self) -> None:
         """Part of ForkAware: begin at zero, for the parent goes on exporting what was recorded so far."""
         self._collecting = Lock()
+        self._take_in()  # so that it is forgotten with the rest
         for scope in self._scopes:
             scope.forget()
         self.lock.release()

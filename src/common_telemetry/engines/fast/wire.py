@@ -187,9 +187,14 @@ def request(content: Iterable[tuple[Origin, Iterable[bytes]]]) -> bytes:
     by_resource: dict[tuple[bytes, bytes], list[bytes]] = {}
     for origin, items in content:
         scope, scope_schema = origin.scope
-        part = delimited(_SECOND, b"".join((scope, *items, scope_schema)))
-        by_resource.setdefault(origin.resource, []).append(part)
-    return b"".join(
-        delimited(_FIRST, b"".join((resource, *scopes, schema)))
-        for (resource, schema), scopes in by_resource.items()
-    )
+        part = [scope, *items, scope_schema]
+        by_resource.setdefault(origin.resource, []).extend((_before(_SECOND, part), *part))
+    parts: list[bytes] = []
+    for (resource, schema), scopes in by_resource.items():
+        part = [resource, *scopes, schema]
+        parts += (_before(_FIRST, part), *part)
+    return b"".join(parts)  # once: copying megabytes costs as much as writing them
+
+
+def _before(tag: bytes, parts: Iterable[bytes]) -> bytes:
+    return tag + varint(sum(map(len, parts)))
