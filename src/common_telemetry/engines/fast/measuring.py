@@ -41,6 +41,10 @@ class MessageMeters(ABC):
     ) -> None:
         """Measure one attempt; `waited_ms` only where the time in the queue is to be measured too."""
 
+    def take_in(self) -> None:
+        """Take in what was noted, where anything is."""
+        return
+
 
 MakeMeters = Callable[[Bound, str], MessageMeters]
 """Gives the meters for a topic."""

@@ -18,6 +18,7 @@ If somebody did look, the scope has a `FastSpan` by then, which is ended and wri
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from threading import RLock
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -28,6 +29,9 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from common_telemetry import attributes as names
 from common_telemetry import propagation
+from common_telemetry.attributes import Attributes
+from common_telemetry.catalogue import Metric
+from common_telemetry.engine import Recorder
 from common_telemetry.engines.fast import headers
 from common_telemetry.engines.fast.bounded import Link
 from common_telemetry.engines.fast.current_span import MessageContext, parent_in
@@ -72,6 +76,7 @@ class FastMessages(MessageTelemetry):
     """The message spans of one plugin."""
 
     __slots__ = (
+        "_known",
         "_meters",
         "_places",
         "_sites",
@@ -97,10 +102,12 @@ class FastMessages(MessageTelemetry):
         self.tap = tracer.outlet.tap
         self.linked = bound.config.links == "always"
         self.max_age_ns = bound.config.trace_max_age_s * 1e9
-        self.long_way = OfficialMessages(bound)
+        self.long_way = OfficialMessages(replace(bound, recorder=self._recorder))
         self._meters = meters
         self._sites: dict[str, Site] = {}
+        self._known: dict[tuple[str, str], _Place] = {}
         self._places: dict[str, _Place] = {}
+        """Those of `_known` for the status of now."""
 
     def publish(
         self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
@@ -170,6 +177,17 @@ class FastMessages(MessageTelemetry):
             f"plugin {self.plugin.name!r}: {scope!r} is not fully reported: {describe(error)}",
         )
 
+    def _recorder(self, metric: Metric) -> Recorder:
+        """For the long way: what was noted before on the short one comes first."""
+        record = self.bound.recorder(metric)
+
+        def after_noted(value: float, attributes: Attributes, context: Context | None) -> None:
+            for place in list(self._known.values()):
+                place.meters.take_in()
+            record(value, attributes, context)
+
+        return after_noted
+
     def _read(
         self, message: ObservedMessage, carrier: Mapping[str, str]
     ) -> tuple[bytes, bytes | None, int, MessageIds | None]:
@@ -189,11 +207,18 @@ class FastMessages(MessageTelemetry):
         return site
 
     def _place(self, topic: str) -> _Place:
-        if len(self._places) >= _SITES_KEPT:
-            self._places.clear()
-        redaction, semconv = self.tracer.outlet.redaction, self.bound.config.semconv
-        site = Site(names.PROCESS, self.plugin, topic, semconv, redaction, linked=self.linked)
-        place = self._places[topic] = _Place(site, self._meters(self.bound, topic))
+        key = (topic, self.plugin.status)
+        place = self._known.get(key)
+        if place is None:
+            if len(self._known) >= _SITES_KEPT:
+                self._known.clear()
+                self._places.clear()
+            redaction, semconv = self.tracer.outlet.redaction, self.bound.config.semconv
+            site = Site(names.PROCESS, self.plugin, topic, semconv, redaction, linked=self.linked)
+            place = self._known[key] = _Place(site, self._meters(self.bound, topic))
+        # The same again for a status that comes back: what is noted there stays in its order.
+        place.site.attributes = self.plugin.attributes
+        self._places[topic] = place
         return place
 
 
