@@ -330,7 +330,7 @@ plugin = telemetry.for_plugin("sink", "1.0.0", "running")
 incoming = {"traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01", "baggage": "user=ada"}
 about = {"id": "m1", "root_id": "m1", "parent_ids": (), "timestamp": time.time_ns()}
 with plugin.messages.process("t", SimpleNamespace(**about, trace_context=incoming)) as scope:
-    continued = scope.trace_id == "ab" * 16
+    continued = scope.trace_id_hex == "ab" * 16
     with plugin.messages.publish("u", "m2", "m1") as scope:
         print(continued, sorted(scope.carrier()))
 """
