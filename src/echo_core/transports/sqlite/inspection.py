@@ -178,8 +178,10 @@ def _read_messages(connection: sqlite3.Connection) -> tuple[int, list[Finding]]:
     return sound, findings
 
 
-def fault_of(topic: bytes, crc: int, body: bytes) -> str:
+def fault_of(topic: object, crc: object, body: object) -> str:
     """What is wrong with a message as it lies there; empty when nothing is."""
+    if not (isinstance(topic, bytes) and isinstance(body, bytes)):
+        return "it is no text and bytes"
     if zlib.crc32(body, zlib.crc32(topic)) != crc:
         return "it is not as it was written (CRC-32)"
     try:

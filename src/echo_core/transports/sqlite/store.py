@@ -205,7 +205,7 @@ class Store:
         )
         claimed, spoilt = [], []
         for seq, attempt, topic, crc, body in rows:
-            if body is not None and zlib.crc32(body, zlib.crc32(topic)) == crc:
+            if isinstance(body, bytes) and zlib.crc32(body, zlib.crc32(topic)) == crc:
                 claimed.append(Claimed(Stored(seq, topic.decode(), body), attempt))
             else:
                 spoilt.append(seq)
