@@ -265,6 +265,51 @@ async def test_a_newer_subscription_of_the_same_name_takes_over_and_gives_way_ag
         assert data(await take(old, 2)) == [1, 3]
 
 
+@async_test
+async def test_a_handler_does_not_wait_for_the_disk_and_nothing_it_made_is_lost(store: Path) -> None:
+    """What is made from a message in hand is written before that message's settlement, or with it."""
+    async with transport(store) as opened, opened.subscribe("relay", ["a"]) as relay:
+        await publish(opened, "parent")
+        (parent,) = await take(relay, 1)
+        with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as thief:
+            thief.execute("BEGIN EXCLUSIVE")  # nothing can be written
+            child = parent.message.derive("child", source="relay")
+            await asyncio.wait_for(opened.publish("b", child), 1)
+            await parent.settle()
+            assert opened.unsettled() == 1  # the child, though nobody in this process wants it
+            elsewhere = parent.message.derive("child of another", source="other")
+            waiting = asyncio.create_task(opened.publish("b", elsewhere))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            thief.execute("ROLLBACK")
+        await waiting
+        await opened.wait_until_settled()
+    assert rows(store, "SELECT count(*) FROM deliveries") == [(0,)]
+
+
+@async_test
+async def test_what_a_handler_made_is_kept_while_the_disk_refuses_and_its_message_is_not_settled(
+    store: Path,
+) -> None:
+    async with transport(store) as opened:
+        relay, sink = opened.subscribe("relay", ["a"]), opened.subscribe("sink", ["b"])
+        await publish(opened, "parent")
+        (parent,) = await take(relay, 1)
+        writer = opened._writer
+        assert writer is not None
+        writer._connection.execute("PRAGMA query_only = 1")
+        await opened.publish("b", parent.message.derive("child", source="relay"))
+        await parent.settle()
+        with pytest.raises(StoreError):
+            await publish(opened, "not made from anything")
+        assert rows(store, "SELECT subscription FROM deliveries") == [(1,)]
+        with pytest.raises(StoreError):  # from now on a handler hears of it too
+            await opened.publish("b", parent.message.derive("another child", source="relay"))
+        writer._connection.execute("PRAGMA query_only = 0")
+        assert data(await take(sink, 1)) == ["child"]
+        assert rows(store, "SELECT subscription FROM deliveries") == [(2,)]
+
+
 # Several hosts
 
 

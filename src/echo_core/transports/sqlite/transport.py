@@ -26,6 +26,8 @@ _MOST_HELD: Final = 1_024
 _LEAST_HELD: Final = 64
 """Deliveries that a subscription holds in memory; what waits beyond them stays on disk."""
 _REMEMBERED: Final = 10_000
+_UNWRITTEN: Final = 1_024
+"""Publications that nobody waits for; with so many unwritten, the next one is waited for."""
 
 
 class SqliteDelivery(Delivery):
@@ -77,6 +79,8 @@ class SqliteSubscription(Subscription):
         self._in_transit = 0
         """Given back with a delay, and not yet on disk."""
         self._received = 0
+        self.in_hand: set[str] = set()
+        """Ids of the messages that were received and have not ended."""
         self._is_closing = False
         self._is_closed = False
         self._receivers: list[asyncio.Future[None]] = []
@@ -126,6 +130,7 @@ class SqliteSubscription(Subscription):
                     self._transport._changed(-1)
         self._received += len(taken)
         if taken:
+            self.in_hand.update([delivery.message.id for delivery in taken])
             for delivery, following in pairwise(taken):
                 delivery.following = following
             writer.handed_out(self, taken[0])
@@ -182,12 +187,14 @@ class SqliteSubscription(Subscription):
         writer.settle(self, delivery.seq)
         if delivery.following is not None:
             writer.handed_out(self, delivery.following)
+        self.in_hand.discard(delivery.message.id)
         self._received -= 1
         self._transport._changed(-1)
         self._transport._check_settled()
 
     def _give_back(self, delivery: SqliteDelivery, delay: float) -> None:
         writer = self._transport._writer_or_closed()
+        self.in_hand.discard(delivery.message.id)
         self._received -= 1
         if delay > 0:
             self._in_transit += 1
@@ -243,7 +250,8 @@ class SqliteTransport(Transport):
         slows_by_source=True,
         reports_acceptance=True,
         accepted="`publish` returned, and the message is on disk, for every subscription that matched then, "
-        "whether a host listens to it or not.",
+        "whether a host listens to it or not; inside a handler it is on its way there, and the message in "
+        "hand is not settled before it.",
         settled="`settle` returned, and the message does not come to that subscription again, unless the "
         "process or the machine ends before the next write, which follows at once, or others took this host "
         "for dead before.",
@@ -254,7 +262,10 @@ class SqliteTransport(Transport):
         self._time_ns = time_ns
         self._writer: Writer | None = None
         self._loop: asyncio.AbstractEventLoop
-        self._subscriptions: dict[SqliteSubscription, None] = {}
+        self._subscriptions: dict[SqliteSubscription, SqliteSubscription] = {}
+        self._by_name: dict[str, SqliteSubscription] = {}
+        self._is_refusing = False
+        """Whether the last transaction refused publications: then everybody waits for an answer."""
         self._closed: dict[str, list[SqliteSubscription]] = {}
         """By name, until there is a new one that takes what they still hold."""
         self._routes: TopicTrie[SqliteSubscription] = TopicTrie()
@@ -291,14 +302,31 @@ class SqliteTransport(Transport):
         for subscription in subscriptions:
             if subscription.is_overflowing:
                 await self._wait_for_less(topic, message.source, subscription)
-        accepted = self._loop.create_future()
-        self._writer_or_closed().publish(Publication(topic, body, message, accepted))
-        await accepted
+        writer = self._writer_or_closed()
+        if self._is_made_in_hand(message) and writer.unwritten < _UNWRITTEN and not self._is_refusing:
+            writer.publish(Publication(topic, body, message, None))
+            self._changed(1)
+            if self.on_accept is not None:
+                self.on_accept(message, len(subscriptions))
+        else:
+            accepted = self._loop.create_future()
+            writer.publish(Publication(topic, body, message, accepted))
+            await accepted
         for subscription in subscriptions:
             if subscription.is_crowded:
                 self._congestion.begin(subscription, message.root_source)
             if subscription.is_full and not self._pressure.would_deadlock(subscription.name, message.source):
                 await self._pressure.wait(message.source, subscription)
+
+    def _is_made_in_hand(self, message: BaseMessage) -> bool:
+        """Whether it is made from a message that its publisher has not settled: then nobody need wait.
+
+        The settlement comes into the store after it, so the two can only be lost together, and what it was
+        made from comes again.
+        """
+        receipts = message.receipts
+        owner = self._by_name.get(message.source) if receipts else None
+        return owner is not None and receipts[-1].message_id in owner.in_hand
 
     async def _wait_for_less(self, topic: str, publisher: str, subscription: SqliteSubscription) -> None:
         """A store may be left with any number of messages; only a cycle between plugins is an error."""
@@ -325,7 +353,7 @@ class SqliteTransport(Transport):
         compiled = [TopicPattern(pattern) for pattern in patterns]
         writer = self._writer_or_closed()
         subscription = SqliteSubscription(self, name, compiled, queue_limit)
-        self._subscriptions[subscription] = None
+        self._subscriptions[subscription] = self._by_name[name] = subscription
         for pattern in compiled:
             self._routes.add(pattern, subscription)
         self._subscribers.clear()
@@ -397,9 +425,11 @@ class SqliteTransport(Transport):
         if outcome.is_lease_lost:
             for subscription in self._subscriptions:
                 subscription.drop()
+        self._is_refusing = bool(outcome.refused)
         if self.on_accept is not None:
             for publication in outcome.accepted:
-                self.on_accept(publication.message, len(self._routes.match(publication.topic)))
+                if publication.accepted is not None:
+                    self.on_accept(publication.message, len(self._routes.match(publication.topic)))
         for reader, claimed in outcome.arrivals:
             reader.arrive(claimed)
         for reader, count in outcome.on_disk:
@@ -407,7 +437,9 @@ class SqliteTransport(Transport):
         for reader in outcome.returned:
             reader.returned()
         for publication in outcome.accepted:
-            if not publication.accepted.done():
+            if publication.accepted is None:
+                self._unsettled -= 1  # its deliveries are counted now
+            elif not publication.accepted.done():
                 publication.accepted.set_result(None)
         for answer, result in outcome.answers:
             if not answer.done():

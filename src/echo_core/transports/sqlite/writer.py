@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.05
 """How often to look for what other processes have written."""
+_GATHER_S: Final = 0.002
+"""How long work that nobody waits for may wait for company."""
 _RETRY_S: Final = 0.2
 """Pause after a transaction that failed."""
 _SWEEP_AFTER: Final = 1_024
@@ -80,7 +82,8 @@ class Publication(NamedTuple):
     topic: str
     body: bytes
     message: BaseMessage
-    accepted: Answer
+    accepted: "Answer | None"
+    """None where nobody waits: what it was made from is settled after it, and comes again if it is lost."""
 
 
 @dataclass(slots=True, eq=False)
@@ -134,6 +137,9 @@ class Writer:
         self._time_ns = time_ns
         self._wake = threading.Event()
         self._idle = False
+        """Any work wakes the thread."""
+        self._gathering = False
+        """Only work that somebody waits for wakes it."""
         self._opened: Answer = loop.create_future()
         self._closing: Answer | None = None
         self._publications: deque[Publication] = deque()
@@ -180,10 +186,15 @@ class Writer:
             self._wake.set()
         await asyncio.shield(self._closing)
 
+    @property
+    def unwritten(self) -> int:
+        """Publications that wait for the next transaction."""
+        return len(self._publications)
+
     def publish(self, publication: Publication) -> None:
         """Write a message; its `accepted` is done when it is."""
         self._publications.append(publication)
-        if self._idle:
+        if self._idle or self._gathering:
             self._wake.set()
 
     def attach(self, reader: Reader, done: Answer) -> None:
@@ -231,8 +242,9 @@ class Writer:
         while self._closing is None or (self._has_work() and not failed):
             if failed:
                 self._wake.wait(_RETRY_S)
-            elif not self._has_work():
+            else:
                 self._sleep()
+                self._gather()
             self._wake.clear()
             failed = not self._work()
         self._close()
@@ -257,6 +269,15 @@ class Writer:
         if not self._has_work() and self._closing is None:
             self._wake.wait(seconds)
         self._idle = False
+
+    def _gather(self) -> None:
+        """Let settlements and marks, for which nobody waits, share a transaction with what comes soon."""
+        self._gathering = True
+        if self._has_work() and not (self._publications or self._readers or self._claims_more):
+            self._wake.clear()
+            if not (self._publications or self._readers or self._closing is not None):
+                self._wake.wait(_GATHER_S)
+        self._gathering = False
 
     def _post(self, outcome: Outcome) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -297,7 +318,9 @@ class Writer:
                 self._connection.close()
             self._lock.release()
             error = TransportError("the transport was closed before this was written")
-            left = [(each.accepted, error) for each in _drained(self._publications)]
+            left = [
+                (each.accepted, error) for each in _drained(self._publications) if each.accepted is not None
+            ]
             self._post(Outcome(answers=[(self._closing, None)] if self._closing else [], refused=left))
 
     # One transaction
@@ -338,7 +361,8 @@ class Writer:
             self._delayed.extendleft(reversed(delayed))
             self._given_back.extendleft(reversed(given_back))
             self._readers.extendleft(reversed(readers))
-            self._fail(error, [publication.accepted for publication in publications])
+            self._publications.extendleft(each for each in reversed(publications) if each.accepted is None)
+            self._fail(error, [each.accepted for each in publications if each.accepted is not None])
             return False
         self._is_failing = False
         self._tell_counts(outcome)
@@ -357,7 +381,13 @@ class Writer:
             self._broken = outcome.broken = ours
         if self._broken is not None:
             outcome.answers += [(done, None) for _, _, done in _drained(self._readers)]
-            for queue in (self._settled, self._handed, self._delayed, self._given_back):
+            for queue in (
+                self._settled,
+                self._handed,
+                self._delayed,
+                self._given_back,
+                self._publications,
+            ):
                 queue.clear()
         if not self._is_failing:
             logger.error("%s", ours, exc_info=None if isinstance(error, sqlite3.Error) else error)
@@ -543,8 +573,10 @@ class Writer:
             return
         if self._settings.max_bytes and self._store.used_bytes() >= self._settings.max_bytes:
             refusal = self._full()
-            outcome.refused += [(publication.accepted, refusal) for publication in publications]
-            return
+            outcome.refused += [
+                (each.accepted, refusal) for each in publications if each.accepted is not None
+            ]
+            publications = [each for each in publications if each.accepted is None]
         kept = [
             (topic, body, routes)
             for topic, body, _, _ in publications
