@@ -10,6 +10,7 @@ import pytest
 from echo_core.transports.base import Capabilities
 from echo_core.transports.memory import MemoryTransport
 from echo_core.transports.nats import NatsTransport
+from echo_core.transports.redis import RedisTransport
 from echo_core.transports.sqlite.transport import SqliteTransport
 from support.brokers import SCHEMES
 
@@ -18,6 +19,7 @@ TRANSPORTS: Final[dict[str, Capabilities]] = {
     "memory": MemoryTransport.capabilities,
     "sqlite": SqliteTransport.capabilities,
     "nats": NatsTransport.capabilities,
+    "redis": RedisTransport.capabilities,
 }
 ROWS: Final = {
     "durable": "what was accepted survives the end of the host",

@@ -1,18 +1,22 @@
 """The brokers that transports are tested on: each started once, the first time that a test wants it."""
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Final
 
+from echo_core.message import BaseMessage
 from echo_core.transports.broker import BrokerTransport
 from echo_core.transports.urls import transport_for
-from support.servers import Server, nats_server
+from support.servers import Server, nats_server, redis_server
 
-_SERVERS: Final[dict[str, Callable[[], AbstractContextManager[Server]]]] = {
+FAULTS: Final[dict[str, Callable[[], AbstractContextManager[Server]]]] = {
     "nats": nats_server,
+    "redis": redis_server,
 }
-SCHEMES: Final = tuple(_SERVERS)
+"""Starts a server for a test alone, which may kill it."""
+SCHEMES: Final = tuple(FAULTS)
 
 
 class Brokers:
@@ -26,7 +30,7 @@ class Brokers:
     def server(self, scheme: str) -> Server:
         """The server, started now if it is not running; where there is none, see `servers.missing`."""
         if scheme not in self._running:
-            self._running[scheme] = self._stack.enter_context(_SERVERS[scheme]())
+            self._running[scheme] = self._stack.enter_context(FAULTS[scheme]())
         return self._running[scheme]
 
     def url(self, scheme: str, **options: object) -> str:
@@ -41,3 +45,13 @@ def open_broker(url: str) -> BrokerTransport:
     transport = transport_for(url)
     assert isinstance(transport, BrokerTransport)
     return transport
+
+
+async def once(url: str, data: object = "data") -> None:
+    """Publish a message and handle it."""
+    async with transport_for(url) as transport:
+        reader = transport.subscribe("reader", ["a"])
+        await transport.publish("a", BaseMessage(source="test", data=data))
+        (delivery,) = await asyncio.wait_for(reader.receive(), 20)
+        assert delivery.message.data == data
+        await delivery.settle()

@@ -1,6 +1,7 @@
 """Real brokers for tests, each on a free port of 127.0.0.1 and gone with its context."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -98,3 +99,28 @@ def nats_server(*more: str) -> Iterator[Server]:
         command = [path, "--addr", "127.0.0.1", "--port", str(port), "-js", "-sd", folder, *more]
         with Server(command, port, Path(folder) / "log") as server:
             yield server
+
+
+@contextmanager
+def redis_server(*more: str, tls: bool = False) -> Iterator[Server]:
+    """A redis-server that keeps what it has on disk; its URL is redis://127.0.0.1:<port>."""
+    path = program("redis-server", "apt-get install redis-server")
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        listens = "--tls-port" if tls else "--port"
+        command = [path, "--bind", "127.0.0.1", "--dir", folder, "--appendonly", "yes", "--save", ""]
+        with Server([*command, *more, listens, str(port)], port, Path(folder) / "log") as server:
+            yield server
+
+
+def certificates(folder: Path) -> None:
+    """An authority, and a certificate of 127.0.0.1 that it has signed."""
+    subprocess.run(
+        shlex.split(
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test"
+            " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
+        ),
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )

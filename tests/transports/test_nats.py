@@ -1,8 +1,6 @@
 """What is NATS's own: its subjects, its credentials, its streams and consumers."""
 
 import asyncio
-import shlex
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +19,8 @@ from echo_core.topics import TopicPattern
 from echo_core.transports.nats import filters_for
 from echo_core.transports.urls import transport_for
 from strategies import patterns, topics
-from support.brokers import Brokers, open_broker
-from support.servers import nats_server
+from support.brokers import Brokers, once, open_broker
+from support.servers import certificates, nats_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see conftest.py
 
@@ -73,16 +71,6 @@ async def operator(port: int, **more: Any) -> AsyncIterator[JetStreamContext]:
         yield client.jetstream()
     finally:
         await client.close()
-
-
-async def once(url: str, data: object = "data") -> None:
-    """Publish a message and handle it."""
-    async with transport_for(url) as transport:
-        reader = transport.subscribe("reader", ["a"])
-        await transport.publish("a", BaseMessage(source="test", data=data))
-        (delivery,) = await asyncio.wait_for(reader.receive(), 20)
-        assert delivery.message.data == data
-        await delivery.settle()
 
 
 @async_test
@@ -175,19 +163,6 @@ async def test_an_nkey_lets_in(tmp_path: Path) -> None:
         await once(f"nats://127.0.0.1:{server.port}/?nkey={tmp_path / 'seed'}")
         with pytest.raises(TransportError):
             await open_broker(f"nats://127.0.0.1:{server.port}/").open()
-
-
-def certificates(folder: Path) -> None:
-    """An authority, and a certificate of 127.0.0.1 that it has signed."""
-    subprocess.run(
-        shlex.split(
-            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test"
-            " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
-        ),
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
 
 
 @async_test

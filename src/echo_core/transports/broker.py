@@ -833,6 +833,8 @@ class BrokerTransport(Transport):
         """Ask the broker: other hosts, and earlier runs, have left or taken what we know nothing of."""
         left = 0
         for subscription in list(self._subscriptions):
+            if not subscription.is_ready:
+                return False
             backlog = await self._backlog(subscription)
             subscription.correct(backlog)
             left += backlog.waiting + backlog.unsettled
@@ -873,7 +875,7 @@ class BrokerTransport(Transport):
         for subscription in list(self._subscriptions):
             await self._look_after(subscription)
             await subscription.top_up()
-            if subscription.is_quiet:
+            if subscription.is_ready and subscription.is_quiet:
                 subscription.correct(await self._backlog(subscription))
         if self._ended and not self.unsettled():
             self._ended.wake()
@@ -914,6 +916,13 @@ def backoff(first: float = 0.1, most: float = 5.0) -> Iterable[float]:
     while True:
         yield random.uniform(0.0, bound)  # noqa: S311  (no secret)
         bound = min(2 * bound, most)
+
+
+async def end_task(task: asyncio.Task[Any] | None) -> None:
+    """Cancel it and wait for its end. Again and again: client libraries lose a cancellation now and then."""
+    while task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.2)
 
 
 def plain(error: BaseException) -> str:

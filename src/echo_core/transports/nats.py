@@ -40,6 +40,7 @@ from echo_core.transports.broker import (
     BrokerTransport,
     Publication,
     backoff,
+    end_task,
     plain,
 )
 from echo_core.transports.endpoint import Endpoint, parse_endpoint, read_secret
@@ -290,9 +291,7 @@ class NatsTransport(BrokerTransport):
         if connecting.done() and not connecting.cancelled() and connecting.exception() is None:
             return client
         error = connecting.exception() if connecting.done() else None
-        while not connecting.done():  # Python 3.11's wait_for may swallow a cancellation
-            connecting.cancel()
-            await asyncio.wait([connecting], timeout=_FIRST_PAUSE_S)
+        await end_task(connecting)
         with contextlib.suppress(NatsError, OSError):
             await client.close()
         why = plain(error) if error else self._last_error or f"no answer within {_CONNECT_S:g} s"

@@ -37,6 +37,7 @@ _SCHEMES: Final[dict[str, _Open]] = {
     "memory": lambda url, folder: MemoryTransport(),
     "sqlite": open_from_url,
     "nats": _of_extra("nats"),
+    "redis": _of_extra("redis"),
 }
 
 

@@ -1,0 +1,593 @@
+"""Redis Streams: `redis://` and `redis+tls://`, with redis-py (the extra `echo-core[redis]`).
+
+Every subscription name has a stream of its own with one consumer group; hosts that share it are consumers of
+the group. Which patterns a subscription wants is written into a hash, and a publication is added to the
+streams of all that want it by one script, so by all or by none. What is settled is deleted.
+
+Options: `prefix` (begins every key; default echo), `create=no` (refuse when a subscription is missing, rather
+than make it), `lease` (seconds after which what a silent host holds goes to others; default 8). The path is
+the number of the database. All keys carry the hash tag {prefix}, so that they share a slot of a cluster.
+
+How long what was accepted survives Redis itself is said by its `appendonly` and `appendfsync`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from time import time
+from typing import Any, ClassVar, Final
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from echo_core.errors import SettingsError, TransportError
+from echo_core.topics import TopicPattern, TopicTrie
+from echo_core.transports import broker
+from echo_core.transports.base import Capabilities
+from echo_core.transports.broker import (
+    Backlog,
+    BrokerDelivery,
+    BrokerSubscription,
+    BrokerTransport,
+    Publication,
+    backoff,
+    end_task,
+    plain,
+)
+from echo_core.transports.endpoint import Endpoint, parse_endpoint
+
+PORT: Final = 6379
+OPTIONS: Final = broker.OPTIONS
+_GROUP: Final = "echo"
+_ANSWER_S: Final = 5.0
+_BLOCK_MS: Final = 5_000
+_AT_A_TIME: Final = 128
+"""Deliveries read, and publications written, with one command."""
+_BYTES_AT_A_TIME: Final = 4 * 2**20
+_LARGEST: Final = 512 * 2**20 - 4_096
+"""What proto-max-bulk-len allows unless configured, less what is written around a message."""
+_UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
+
+# KEYS: version, stream...; ARGV: the version that is known, then for each message topic, body, and the
+# number and the places in KEYS of its streams. Answers 0 where other subscriptions came meanwhile.
+_PUBLISH: Final = """
+if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return 0 end
+local at = 2
+while at <= #ARGV do
+    local topic, body, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
+    for place = at + 3, at + 2 + count do
+        redis.call('XADD', KEYS[tonumber(ARGV[place])], '*', 't', topic, 'a', '1', 'm', body)
+    end
+    at = at + 3 + count
+end
+return 1
+"""
+_PUBLISH_SHA: Final = hashlib.sha1(_PUBLISH.encode(), usedforsecurity=False).hexdigest()
+"""The name under which Redis knows a script that it was given before."""
+# KEYS: subscriptions, version, stream; ARGV: name, patterns, group, '1' to create.
+_SUBSCRIBE: Final = """
+local known = redis.call('HGET', KEYS[1], ARGV[1])
+if not known and ARGV[4] ~= '1' then return 0 end
+if known ~= ARGV[2] and ARGV[4] == '1' then
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+    redis.call('INCR', KEYS[2])
+end
+if redis.call('EXISTS', KEYS[3]) == 0 or #redis.call('XINFO', 'GROUPS', KEYS[3]) == 0 then
+    redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[3], '0', 'MKSTREAM')
+end
+return 1
+"""
+# KEYS: stream, delayed; ARGV: group, id, attempt, due in ms or 0, a unique word. Hands a delivery back.
+_RETURN: Final = """
+local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+if #found == 0 then return 0 end
+local fields = found[1][2]
+if ARGV[4] == '0' then
+    redis.call('XADD', KEYS[1], '*', 't', fields[2], 'a', ARGV[3], 'm', fields[6])
+else
+    redis.call('ZADD', KEYS[2], ARGV[4], cmsgpack.pack({ARGV[5], fields[2], ARGV[3], fields[6]}))
+end
+return 1
+"""
+# KEYS: stream, delayed; ARGV: now in ms. Puts what is due back into the stream.
+_DUE: Final = """
+local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, 100)
+for _, member in ipairs(due) do
+    local it = cmsgpack.unpack(member)
+    redis.call('XADD', KEYS[1], '*', 't', it[2], 'a', it[3], 'm', it[4])
+    redis.call('ZREM', KEYS[2], member)
+end
+return #due
+"""
+
+
+class RedisSubscription(BrokerSubscription):
+    """A stream, and the task that reads it."""
+
+    def __init__(self, transport: "RedisTransport", name: str, *more: Any) -> None:
+        super().__init__(transport, name, *more)
+        self.key: Final = transport.key("queue", name)
+        """Of the stream."""
+        self.delayed_key: Final = transport.key("delayed", name)
+        """Of the sorted set of what waits for its delay."""
+        self.wanted_more = asyncio.Event()
+        self.reader: asyncio.Task[None] | None = None
+        self.client: Redis | None = None
+        self.client_id = 0
+        self.is_stopping = False
+
+
+class RedisTransport(BrokerTransport):
+    """Messages in streams of a Redis server."""
+
+    capabilities: ClassVar = Capabilities(
+        durable=True,
+        shared=True,
+        bounded_by_publisher=True,
+        delayed_retry=True,
+        slows_by_source=True,
+        accepted="Redis has it, and on its disk as soon as its `appendfsync` says.",
+        settled="Redis is about to be told. If it never hears, this host knows when the message comes again.",
+    )
+    subscription_type = RedisSubscription
+    payload_limit = _LARGEST
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        if len(endpoint.hosts) != 1:
+            raise SettingsError(
+                "redis:// takes one server",
+                where="host.transport",
+                fix="name one, or an address in front of all",
+            )
+        if endpoint.path and not endpoint.path.isdigit():
+            raise SettingsError(
+                f"{endpoint.path!r} is no number of a database", where="host.transport", fix="redis://host/0"
+            )
+        self._consumer = secrets.token_hex(8)
+        self._client = self._new_client()
+        self._version = b"0"
+        self._wants: TopicTrie[str] = TopicTrie()
+        self._known: frozenset[str] = frozenset()
+        self._publications: list[Publication] = []
+        self._settled: dict[RedisSubscription, list[bytes]] = {}
+        self._work = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+
+    def key(self, *words: str) -> str:
+        """The name of something in Redis."""
+        return ":".join((f"{{{self.prefix}}}", *words))
+
+    # -- connection -----------------------------------------------------------------------------------
+
+    def _new_client(self, *, reads: bool = False) -> Redis:
+        endpoint = self.endpoint
+        host, port = endpoint.hosts[0]
+        tls: dict[str, Any] = {}
+        if endpoint.tls is not None:
+            tls = {
+                "ssl": True,
+                "ssl_ca_certs": endpoint.options.get("ca"),
+                "ssl_certfile": endpoint.options.get("cert"),
+                "ssl_keyfile": endpoint.options.get("key"),
+            }
+        return Redis(
+            host=host,
+            port=port,
+            db=int(endpoint.path or 0),
+            username=endpoint.user or None,
+            password=endpoint.password.reveal() or None,
+            socket_timeout=None if reads else _ANSWER_S,
+            socket_connect_timeout=_ANSWER_S,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            client_name="echo-core",
+            single_connection_client=reads,
+            **tls,
+        )
+
+    async def _connect(self) -> None:
+        self._client = self._new_client()
+        try:
+            await self._client.ping()
+            await self._read_registry()
+        except (RedisError, *_UNREACHABLE) as error:
+            await self._close_client(self._client)
+            refused = isinstance(error, AuthenticationError | ResponseError)
+            raise TransportError(
+                "Redis cannot be used",
+                where=self.endpoint.public,
+                why=plain(error),
+                fix="mend user and password" if refused else "start the server, or mend host.transport",
+            ) from None
+        self._writer = asyncio.create_task(self._write(), name="redis writer")
+
+    async def _close_client(self, client: Redis) -> None:
+        with contextlib.suppress(RedisError, *_UNREACHABLE):
+            async with asyncio.timeout(1):
+                await client.aclose()
+
+    async def _disconnect(self) -> None:
+        if self._writer is not None:
+            await self._flush()
+        subscriptions = [one for one in self._ever if isinstance(one, RedisSubscription)]
+        tasks = [self._writer, self._reconnecting, *(one.reader for one in subscriptions)]
+        await asyncio.gather(*(end_task(task) for task in tasks))
+        self._writer = self._reconnecting = None
+        for subscription in subscriptions:
+            if subscription.client is not None:
+                await self._close_client(subscription.client)
+        await self._close_client(self._client)
+
+    async def _flush(self) -> None:
+        """Have what waits for the next round written now."""
+        with contextlib.suppress(RedisError, *_UNREACHABLE):
+            async with asyncio.timeout(1):
+                while self._settled and self.is_reachable:
+                    self._work.set()
+                    await asyncio.sleep(0.005)
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether nobody is busy making a new connection."""
+        return self._reconnecting is None
+
+    def _cut_off(self, error: BaseException) -> None:
+        """A command did not get through: begin to look for the server again."""
+        if self._reconnecting is None and self._writer is not None:
+            self._connection_lost(plain(error))
+            self._reconnecting = asyncio.create_task(self._reconnect(), name="redis reconnect")
+
+    async def _reconnect(self) -> None:
+        for delay in backoff():
+            await asyncio.sleep(delay)
+            await self._close_client(self._client)
+            self._client = self._new_client()
+            try:
+                await self._client.ping()
+                await self._read_registry()
+            except (RedisError, *_UNREACHABLE) as error:
+                self._connection_lost(plain(error))
+                continue
+            break
+        self._reconnecting = None
+        for subscription in list(self._subscriptions):
+            assert isinstance(subscription, RedisSubscription)
+            await self._stop_reading(subscription)
+            if subscription.is_ready and subscription.name not in self._known:
+                self._lost(subscription, "it is gone")
+            elif subscription.is_ready:
+                await self._begin_reading(subscription)
+        await self._connection_made()
+
+    async def _call(self, command: Callable[[Redis], Awaitable[Any]]) -> Any:
+        """Send a command of ours. OSError where it did not get through."""
+        try:
+            return await command(self._client)
+        except ResponseError:
+            raise
+        except (RedisError, *_UNREACHABLE) as error:
+            self._cut_off(error)
+            raise ConnectionError(plain(error)) from None
+
+    # -- subscriptions --------------------------------------------------------------------------------
+
+    async def _read_registry(self) -> None:
+        pipe = self._client.pipeline(transaction=True)
+        pipe.get(self.key("version"))
+        pipe.hgetall(self.key("subscriptions"))
+        version, subscriptions = await pipe.execute()
+        self._version = version or b"0"
+        self._wants = TopicTrie()
+        for name, patterns in subscriptions.items():
+            for pattern in msgspec.json.decode(patterns, type=list[str]):
+                self._wants.add(TopicPattern(pattern), name.decode())
+        self._known = frozenset(name.decode() for name in subscriptions)
+
+    async def _establish(self, subscription: BrokerSubscription) -> None:
+        assert isinstance(subscription, RedisSubscription)
+        patterns = msgspec.json.encode([pattern.text for pattern in subscription.patterns])
+        keys = [self.key("subscriptions"), self.key("version"), subscription.key]
+        try:
+            made = await self._call(
+                lambda client: client.eval(
+                    _SUBSCRIBE,
+                    len(keys),
+                    *keys,
+                    *(subscription.name, patterns, _GROUP, "1" if self.may_create else "0"),
+                )
+            )
+            if not made:
+                raise TransportError(
+                    f"the queue of {subscription.name} is missing",
+                    where=self.endpoint.public,
+                    why="create=no says not to make it",
+                    fix="make it, or leave create=no out",
+                )
+            await self._call(lambda client: self._read_registry())
+        except ResponseError as error:
+            raise TransportError(
+                f"Redis refuses the queue of {subscription.name}",
+                where=self.endpoint.public,
+                why=plain(error),
+            ) from None
+        await self._stop_reading(subscription)
+        await self._begin_reading(subscription)
+
+    async def _begin_reading(self, subscription: RedisSubscription) -> None:
+        subscription.is_stopping = False
+        subscription.client = client = self._new_client(reads=True)
+        try:
+            subscription.client_id = await client.client_id()
+        except (RedisError, *_UNREACHABLE) as error:
+            self._cut_off(error)
+            raise ConnectionError(plain(error)) from None
+        subscription.reader = asyncio.create_task(
+            self._read(subscription, client), name=f"{subscription.name} reader"
+        )
+
+    async def _stop_reading(self, subscription: RedisSubscription) -> None:
+        reader, client = subscription.reader, subscription.client
+        subscription.reader = subscription.client = None
+        await end_task(reader)
+        if client is not None:
+            await self._close_client(client)
+
+    async def _stop(self, subscription: BrokerSubscription) -> None:
+        """End the reader between two answers, so that none is lost."""
+        assert isinstance(subscription, RedisSubscription)
+        reader = subscription.reader
+        if reader is None:
+            return
+        subscription.is_stopping = True
+        subscription.wanted_more.set()
+        with contextlib.suppress(TimeoutError, ResponseError, ConnectionError):
+            async with asyncio.timeout(1):
+                while not reader.done():
+                    if self.is_reachable:
+                        await self._call(lambda client: client.client_unblock(subscription.client_id))
+                    await asyncio.wait([reader], timeout=0.02)
+        await self._stop_reading(subscription)
+
+    async def _ask(self, subscription: BrokerSubscription, count: int) -> None:
+        assert isinstance(subscription, RedisSubscription)
+        subscription.wanted_more.set()
+
+    async def _read(self, subscription: RedisSubscription, client: Redis) -> None:
+        """Take from the stream as long as there is room."""
+        streams: Any = {subscription.key: ">"}
+        while not subscription.is_stopping:
+            if subscription.asked <= 0:
+                subscription.wanted_more.clear()
+                await subscription.wanted_more.wait()
+                continue
+            try:
+                answer: Any = await client.xreadgroup(
+                    _GROUP,
+                    self._consumer,
+                    streams,
+                    count=min(subscription.asked, _AT_A_TIME),
+                    block=_BLOCK_MS,
+                )
+            except ResponseError as error:
+                if not subscription.is_stopping:
+                    self._lost(subscription, plain(error))
+                return
+            except (RedisError, *_UNREACHABLE) as error:
+                self._cut_off(error)
+                return
+            for _, entries in answer or ():
+                for entry, fields in entries:
+                    await self._arrived(subscription, entry, fields, 1)
+
+    async def _arrived(
+        self, subscription: RedisSubscription, entry: bytes, fields: dict[bytes, bytes] | None, delivered: int
+    ) -> None:
+        if not fields:  # deleted meanwhile: somebody has settled it
+            self._settled.setdefault(subscription, []).append(entry)
+            self._work.set()
+            return
+        # An entry that somebody else wrote has what it has.
+        topic, body = fields.get(b"t", b"").decode(errors="replace"), fields.get(b"m", b"")
+        attempt = int(fields.get(b"a", b"1")) + delivered - 1
+        surplus = subscription.arrived(entry, topic, body, attempt, entry, max(0, subscription._behind - 1))
+        if surplus is not None:
+            await self._acknowledge(surplus)
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    async def _send(self, publication: Publication) -> None:
+        self._publications.append(publication)
+        self._work.set()
+
+    async def _acknowledge(self, delivery: BrokerDelivery) -> None:
+        subscription = delivery.subscription
+        assert isinstance(subscription, RedisSubscription)
+        self._settled.setdefault(subscription, []).append(delivery.handle)
+        self._work.set()
+
+    async def _write(self) -> None:
+        """Send what has gathered since the last answer, in one go, again and again."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if not self.is_reachable:
+                await asyncio.sleep(0.01)
+                self._publications.clear()  # they are in the outbox, and sent anew with the new connection
+                if self._settled:
+                    self._work.set()
+                continue
+            publications = self._next_publications()
+            settled, self._settled = self._settled, {}
+            try:
+                await self._write_round(publications, settled)
+            except (RedisError, *_UNREACHABLE) as error:
+                if isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError):
+                    for publication in publications:
+                        self._refused(publication.number, plain(error))
+                else:
+                    self._cut_off(error)  # what was settled is known here when it comes again
+            if self._publications or self._settled:
+                self._work.set()
+
+    def _next_publications(self) -> list[Publication]:
+        size = 0
+        for count, publication in enumerate(self._publications):
+            size += len(publication.payload)
+            if count >= _AT_A_TIME or (count and size > _BYTES_AT_A_TIME):
+                taken = self._publications[:count]
+                del self._publications[:count]
+                return taken
+        taken, self._publications = self._publications, []
+        return taken
+
+    async def _write_round(
+        self, publications: Sequence[Publication], settled: dict[RedisSubscription, list[bytes]]
+    ) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        for subscription, entries in settled.items():
+            pipe.xack(subscription.key, _GROUP, *entries)
+            pipe.xdel(subscription.key, *entries)
+        sent = self._add_publications(pipe, publications) if publications else []
+        if not pipe.command_stack:
+            return
+        answers = await pipe.execute(raise_on_error=False)
+        if not sent:
+            return
+        answer = answers[-1]
+        if isinstance(answer, NoScriptError):
+            await self._client.script_load(_PUBLISH)
+            self._publications[:0] = sent
+        elif isinstance(answer, Exception):
+            raise answer
+        elif answer == 0:
+            await self._read_registry()
+            self._publications[:0] = sent
+        else:
+            for publication in sent:
+                await self._accepted(publication.number)
+
+    def _add_publications(self, pipe: Any, publications: Sequence[Publication]) -> list[Publication]:
+        """Add the command; returns the publications in it."""
+        keys: dict[str, int] = {self.key("version"): 1}
+        arguments: list[Any] = [self._version]
+        sent: list[Publication] = []
+        for publication in publications:
+            if publication.number not in self._outbox:
+                continue  # sent twice, and answered
+            lost = [one for one in publication.subscriptions if one.is_ready and one.name not in self._known]
+            for subscription in lost:
+                self._lost(subscription, "it is gone")
+            if lost:
+                self._refused(publication.number, "a queue for it is missing")
+                continue
+            wanting = self._wants.match(publication.topic)
+            places = [keys.setdefault(self.key("queue", name), len(keys) + 1) for name in wanting]
+            arguments += (publication.topic, publication.payload, len(places), *places)
+            sent.append(publication)
+        if sent:
+            pipe.evalsha(_PUBLISH_SHA, len(keys), *keys, *arguments)
+        return sent
+
+    async def _hand_back(self, delivery: BrokerDelivery, delay: float) -> None:
+        subscription = delivery.subscription
+        assert isinstance(subscription, RedisSubscription)
+        due = int((time() + delay) * 1_000) if delay > 0 else 0
+        with contextlib.suppress(ConnectionError, ResponseError):  # it comes again after the lease then
+            await self._call(
+                lambda client: client.eval(
+                    _RETURN,
+                    2,
+                    *(subscription.key, subscription.delayed_key),
+                    *(_GROUP, delivery.handle, str(delivery.attempt + 1), str(due), secrets.token_hex(8)),
+                )
+            )
+        if due and not subscription._is_closing:
+            asyncio.get_running_loop().call_later(delay + 0.005, self._when_due, subscription)
+
+    def _when_due(self, subscription: RedisSubscription) -> None:
+        if self._open and self.is_reachable and not subscription._is_closing:
+            self._begin(self._put_back_what_is_due(subscription))
+
+    async def _put_back_what_is_due(self, subscription: RedisSubscription) -> None:
+        with contextlib.suppress(ConnectionError, ResponseError):
+            await self._call(
+                lambda client: client.eval(
+                    _DUE, 2, subscription.key, subscription.delayed_key, str(int(time() * 1_000))
+                )
+            )
+
+    # -- looking after --------------------------------------------------------------------------------
+
+    async def _keep_alive(self, deliveries: Sequence[BrokerDelivery]) -> None:
+        by_subscription: dict[BrokerSubscription, list[bytes]] = {}
+        for delivery in deliveries:
+            by_subscription.setdefault(delivery.subscription, []).append(delivery.handle)
+        for subscription, entries in by_subscription.items():
+            assert isinstance(subscription, RedisSubscription)
+            await self._claim(subscription, entries, justid=True)
+
+    async def _claim(self, subscription: RedisSubscription, entries: list[Any], *, justid: bool) -> Any:
+        idle = 0 if justid else int(self.lease_s * 1_000)
+        try:
+            return await self._call(
+                lambda client: client.xclaim(
+                    subscription.key, _GROUP, self._consumer, idle, entries, justid=justid
+                )
+            )
+        except ResponseError as error:
+            self._lost(subscription, plain(error))
+            return []
+
+    async def _look_after(self, subscription: BrokerSubscription) -> None:
+        """Take what silent hosts hold, and put back what has waited for its delay."""
+        assert isinstance(subscription, RedisSubscription)
+        if not subscription.is_ready:
+            return
+        await self._put_back_what_is_due(subscription)
+        room = subscription.prefetch - len(subscription._buffer)
+        if room <= 0:
+            return
+        try:
+            overdue = await self._call(
+                lambda client: client.xpending_range(
+                    subscription.key, _GROUP, "-", "+", room, idle=int(self.lease_s * 1_000)
+                )
+            )
+        except ResponseError as error:
+            self._lost(subscription, plain(error))
+            return
+        times = {entry["message_id"]: entry["times_delivered"] for entry in overdue}
+        if times:
+            claimed = await self._claim(subscription, list(times), justid=False)
+            for entry, fields in claimed:
+                await self._arrived(subscription, entry, fields, times[entry] + 1)
+
+    async def _backlog(self, subscription: BrokerSubscription) -> Backlog:
+        assert isinstance(subscription, RedisSubscription)
+        pipe = self._client.pipeline(transaction=True)
+        pipe.xlen(subscription.key)
+        pipe.xpending(subscription.key, _GROUP)
+        pipe.zcard(subscription.delayed_key)
+        try:
+            length, pending, delayed = await self._call(lambda client: pipe.execute())
+        except ResponseError as error:
+            self._lost(subscription, plain(error))
+            raise ConnectionError(plain(error)) from None
+        held = pending["pending"]
+        return Backlog(max(0, length - held), held + delayed)
+
+
+def open_redis(url: str) -> RedisTransport:
+    """The transport that a redis:// URL names, not yet open; raises `SettingsError` for a wrong one."""
+    return RedisTransport(parse_endpoint(url, port=PORT, options=OPTIONS))
