@@ -96,9 +96,10 @@ class World:
         *,
         clock: Clock | None = None,
         otel: Mapping[str, str] | None = None,
+        transport: MemoryTransport | None = None,
         **settings: Any,
     ) -> None:
-        self.transport = MemoryTransport()
+        self.transport = transport or MemoryTransport()
         self.telemetry = TelemetryContext.from_config(TelemetryConfig(), environ=otel or {})
         self.dead_letters = DeadLetterStore(folder / "dead_letters.sqlite")
         self.events: list[PluginEvent] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from echo_core.errors import TransportClosed
+from echo_core.manifest import Delivery as DeliverySettings
 from echo_core.runtime.batch import BatchLane
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext
@@ -48,11 +49,13 @@ class Dispatcher:
         self.settlements = Settlements()
         self.bounds = Bounds()
         """What the transport was told to keep within; the lanes keep within it too."""
+        self._collecting: set[PluginSlot] = set()
         self._feeding: dict[PluginSlot, _Feeding] = {}
 
     def collect(self, slot: PluginSlot) -> None:
         """Subscribe the plugin: messages wait for it from now on."""
         assert slot.manifest is not None
+        self._collecting.add(slot)
         if slot.manifest.subscriptions:
             slot.subscription = self._transport.subscribe(
                 slot.name, slot.manifest.subscriptions, queue_limit=slot.manifest.delivery.queue_limit
@@ -105,10 +108,7 @@ class Dispatcher:
             sorter = Sorter(receive, delivery.ordering_key, delivery.lanes, limit)
             receivers = sorter.receivers
             stages.append((sorter, asyncio.create_task(sorter.run(), name=f"{slot.name} sorter")))
-        # Lanes that share one queue take one message at a time, so that none sits on what another could do;
-        # and what a lane has taken can be shed no more.
-        alone = delivery.lanes == 1 or bool(delivery.ordering_key)
-        batch = BATCH if alone and delivery.when_full == "wait" else 1
+        batch = _taken_at_a_time(delivery, limit)
         in_batches = delivery.batch_size > 1 and slot.open_channel is None
         kind = BatchLane if in_batches else Lane
         lanes = [
@@ -133,8 +133,11 @@ class Dispatcher:
         self._feeding[slot] = _Feeding(lanes, workers, stages)
 
     def _limit(self, asked: int) -> int:
-        """How many messages may wait between subscription and lanes: `asked`, or less with many plugins."""
-        return max(1, min(asked, self.bounds.messages // (4 * (len(self._feeding) + 1))))
+        """How many messages may wait between subscription and lanes: `asked`, or less with many plugins.
+
+        It is half of what a subscription's own queue may hold, and what the lanes of a sorter take at most.
+        """
+        return max(1, min(asked, self.bounds.messages // (8 * max(1, len(self._collecting)))))
 
     async def rest(self, slot: PluginSlot, seconds: float) -> None:
         """Close the plugin's lanes: what is in hand is ended, all else rests until it is fed again.
@@ -183,6 +186,7 @@ class Dispatcher:
 
         Returns how many messages were left. A handler that will not be cancelled is left behind.
         """
+        self._collecting.discard(slot)
         feeding = self._feeding.pop(slot, _Feeding((), ()))
         for worker in feeding.workers:
             worker.cancel()
@@ -227,6 +231,16 @@ async def _remaining(subscription: Subscription) -> list[Delivery]:
         except TransportClosed:
             break
     return left
+
+
+def _taken_at_a_time(delivery: DeliverySettings, limit: int) -> int:
+    """How many deliveries a lane takes from its queue at a time."""
+    if delivery.when_full != "wait":
+        return 1  # what a lane has taken can be shed no more
+    if delivery.lanes == 1:
+        return BATCH
+    # Lanes that share one queue take one message, so that none sits on what another could do.
+    return max(1, min(BATCH, limit // delivery.lanes)) if delivery.ordering_key else 1
 
 
 def _report(task: asyncio.Task[None], lost: Callable[[BaseException], None]) -> None:
