@@ -23,6 +23,10 @@ _INT64_MAX: Final = (1 << 63) - 1
 _PLAIN: Final = frozenset({str, bool, int, float})
 # Where more sets of attributes come than this, they are made of data, and will not come again.
 _BOUND_KEPT: Final = 1_000
+# No plugin has so many things to measure: beyond, names are made of data.
+_NAMES_KEPT: Final = 1_000
+# A series is kept as long as the process lives, and there are up to 2,000 of them.
+_LONGEST: Final = 4_096
 
 
 @dataclass(slots=True)
@@ -45,6 +49,7 @@ class Instruments:
         self._plugin = plugin
         self._faults = faults
         self._known: dict[str, _Instrument] = {}
+        self._by_lower_case: dict[str, _Instrument] = {}
 
     def record(self, kind: Kind, name: str, value: Any, attributes: Attributes | None) -> None:
         """Record `value` on the instrument `name`, with the standard attributes added."""
@@ -98,7 +103,19 @@ class Instruments:
         standard = self._plugin.attributes
         if working is not None:
             standard = {**standard, **working.message_attributes()}
-        return merged(standard, own, self._faults)
+        return merged(standard, own and self._cut(own), self._faults)
+
+    def _cut(self, own: Attributes) -> Attributes:
+        """`own` without texts longer than any that tells series apart."""
+        if not any(map(_is_too_long, own.values())):
+            return own
+        self._report(
+            "attribute", f"texts on measurements are cut to {_LONGEST} characters: a series is kept for good."
+        )
+        return {
+            key: value[:_LONGEST] if isinstance(value, str) and _is_too_long(value) else value
+            for key, value in own.items()
+        }
 
     def _instrument(self, kind: Kind, name: str) -> _Instrument | None:
         known = self._known.get(name)
@@ -118,9 +135,18 @@ class Instruments:
                 "instrument conflict", f"{name!r} is measured by telemetry itself. Use another name."
             )
             return None
+        if len(self._known) >= _NAMES_KEPT:
+            self._report(
+                "too many instruments",
+                f"it has {_NAMES_KEPT} already; nothing is recorded on more. Names must not be made of data: "
+                "use attributes.",
+            )
+            return None
         # OpenTelemetry holds names that differ only in case for one instrument.
-        same = next((known for key, known in self._known.items() if key.lower() == name.lower()), None)
-        known = self._known[name] = same or self._make(Metric(name, kind))
+        known = self._by_lower_case.get(name.lower())
+        if known is None:
+            known = self._by_lower_case[name.lower()] = self._make(Metric(name, kind))
+        self._known[name] = known
         return known
 
     def _make(self, metric: Metric) -> _Instrument:
@@ -155,7 +181,12 @@ def _can_come_again(own: Attributes) -> bool:
         STANDARD.isdisjoint(own)
         and _PLAIN.issuperset(map(type, own.values()))
         and all(key.__class__ is str for key in own)
+        and not any(map(_is_too_long, own.values()))
     )
+
+
+def _is_too_long(value: object) -> bool:
+    return isinstance(value, str) and len(value) > _LONGEST
 
 
 def _is_finite(value: Real) -> bool:

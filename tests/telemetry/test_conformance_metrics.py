@@ -273,6 +273,28 @@ def test_an_int_that_otlp_has_no_form_for_is_a_floating_point_number_and_harms_n
     assert memory.context.health().faults == {"value": 2}
 
 
+def test_names_made_of_data_do_not_fill_the_memory(
+    memory: InMemoryTelemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugin = memory.for_plugin("sink")
+    for number in range(1_500):
+        plugin.record_counter(f"order.{number}")
+    assert len(memory.metrics()) == 1_000
+    assert memory.context.health().faults == {"too many instruments": 500}
+    (record,) = caplog.records
+    assert "use attributes" in record.getMessage()
+
+
+def test_a_text_of_any_length_on_a_measurement_is_cut(memory: InMemoryTelemetry) -> None:
+    plugin = memory.for_plugin("sink")
+    for length in (4_096, 4_097, 5_000):
+        for _ in range(2):
+            plugin.record_counter("orders", 1, {"k": "x" * length})
+    (point,) = memory.metrics("orders")
+    assert (point.value, len(point.attributes["k"])) == (6, 4_096)
+    assert memory.context.health().faults == {"attribute": 4}
+
+
 def test_a_counter_does_not_go_down(memory: InMemoryTelemetry) -> None:
     plugin = memory.for_plugin("sink")
     plugin.record_counter("things", 3)
