@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from time import time_ns
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from common_telemetry import forks
 from common_telemetry.errors import describe
+from common_telemetry.weight import HEAVY, MOST
 
 Signal = Literal["traces", "metrics", "logs"]
 
@@ -100,21 +101,31 @@ class Tally:
     def begin_again(self) -> None:
         """Forget all counts, as the child of a fork must: they are its parent's."""
         self._lock = threading.RLock()
-        self._queued = self._exported = self._failed = self._dropped = 0
+        self._queued = self._exported = self._failed = self._dropped = self._weight = 0
         self._failing_since: int | None = None
         self._last_error = ""
         self._closed = False
         self._given_up = False
         self._told_of_rejects = False
 
-    def admit(self) -> bool:
-        """Make room for one more; False, and counted as dropped, when the queue is full or closed."""
+    def admit(self, weight: int = 0) -> bool:
+        """Make room for one more; False, and counted as dropped, when the queue is full or closed.
+
+        Of those that weigh much, in bytes, there is room for `weight.MOST` bytes together, until `relieve`.
+        """
         with self._lock:
-            if self._closed or self._queued >= self._limit:
+            heavy = weight >= HEAVY
+            if self._closed or self._queued >= self._limit or (heavy and self._weight + weight > MOST):
                 self._dropped += 1
                 return False
             self._queued += 1
+            self._weight += weight if heavy else 0
             return True
+
+    def relieve(self, weights: Iterable[int]) -> None:
+        """These no longer wait."""
+        with self._lock:
+            self._weight = max(self._weight - sum(weight for weight in weights if weight >= HEAVY), 0)
 
     def enter(self, count: int) -> None:
         """Count data that goes straight to the exporter, as metrics do.

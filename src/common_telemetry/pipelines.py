@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from opentelemetry._logs import LogRecord
 from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter, LogRecordExportResult
@@ -26,6 +27,7 @@ from common_telemetry.errors import describe
 from common_telemetry.health import Tally
 from common_telemetry.pipeline import Pipeline
 from common_telemetry.redaction import NO_REDACTION, Redaction
+from common_telemetry.weight import weight_of, weight_of_all
 
 # The SDK's own 2,048 loses more than a third of the spans at 8,000 a second.
 _QUEUE_LIMIT: Final = 32_768
@@ -92,9 +94,11 @@ class CountingSpanExporter(_Counting, SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """As the wrapped exporter."""
+        weights = [_weight_of_span(span) for span in spans]
         if self._redaction.is_active:
             spans = [sdk_redaction.span(span, self._redaction) for span in spans]
         exported = self._count(len(spans), lambda: self._inner.export(spans) is SpanExportResult.SUCCESS)
+        self._tally.relieve(weights)
         return SpanExportResult.SUCCESS if exported else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:
@@ -146,9 +150,11 @@ class CountingLogExporter(_Counting, LogRecordExporter):
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """As the wrapped exporter."""
+        weights = [_weight_of_record(record.log_record) for record in batch]
         if self._redaction.is_active:
             batch = [sdk_redaction.log_record(record, self._redaction) for record in batch]
         exported = self._count(len(batch), lambda: self._inner.export(batch) is LogRecordExportResult.SUCCESS)
+        self._tally.relieve(weights)
         return LogRecordExportResult.SUCCESS if exported else LogRecordExportResult.FAILURE
 
     def shutdown(self) -> None:
@@ -240,7 +246,7 @@ class _SpanGate(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         context = span.get_span_context()
-        if context is not None and context.trace_flags.sampled and self._tally.admit():
+        if context is not None and context.trace_flags.sampled and self._tally.admit(_weight_of_span(span)):
             self._inner.on_end(span)
 
 
@@ -250,7 +256,7 @@ class _LogGate(LogRecordProcessor):
         self._tally = tally
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        if self._tally.admit():
+        if self._tally.admit(_weight_of_record(log_record.log_record)):
             self._inner.on_emit(log_record)
 
     def shutdown(self) -> None:
@@ -292,6 +298,15 @@ def _quietly() -> Iterator[list[str]]:
         yield said
     finally:
         _exporting.said = None
+
+
+def _weight_of_span(span: ReadableSpan) -> int:
+    parts = [span.attributes, *(event.attributes for event in span.events)]
+    return sum(map(weight_of_all, [*parts, *(link.attributes for link in span.links)]))
+
+
+def _weight_of_record(record: LogRecord) -> int:
+    return weight_of(record.body) + weight_of_all(record.attributes)
 
 
 def _limit(variable: str) -> int:

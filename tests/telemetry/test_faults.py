@@ -451,3 +451,40 @@ def test_the_backend_of_the_tests_counts_what_it_is_told() -> None:
                 connection.sendall(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nok")
                 assert status in connection.recv(100)
         assert [post.body for post in backend.posts] == [b"ok"] * 3
+
+
+@pytest.mark.parametrize("signal", ["traces", "logs"])
+def test_huge_values_do_not_fill_the_memory_while_a_backend_is_away(signal: str, engine: Engine) -> None:
+    told = {
+        f"OTEL_{other}_EXPORTER": "otlp" if other == signal.upper() else "none"
+        for other in ("TRACES", "METRICS", "LOGS")
+    }
+    told |= {"OTEL_EXPORTER_OTLP_TIMEOUT": "30", "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+    with (
+        faulty() as backend,
+        reporting(engine, backend.endpoint, **told, OTEL_BLRP_SCHEDULE_DELAY="3600000") as telemetry,
+    ):
+        plugin = telemetry.for_plugin("sink", "1.0.0", "running")
+        huge = "x" * 1_000_000
+
+        def make(count: int) -> SignalHealth:
+            for _ in range(count):
+                if signal == "traces":
+                    with plugin.create_span("step", {"k": huge}):
+                        pass
+                    with plugin.create_span("small"):
+                        pass
+                else:
+                    plugin.logger().warning("look", extra={"k": [huge]})
+                    plugin.logger().warning("small")
+            health: SignalHealth = getattr(telemetry.health(), signal)
+            return health
+
+        health = make(100)
+        assert health.dropped == 100 - 67  # as many as 64 MB hold
+        assert health.queued == 100 + 67  # and all of the small ones
+        telemetry.flush(20)
+        health = make(20)
+        assert health.dropped == 100 - 67  # there is room again
+        telemetry.flush(20)
+        assert getattr(telemetry.health(), signal).exported == 200 - 33 + 40

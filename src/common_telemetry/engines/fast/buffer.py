@@ -4,10 +4,11 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from threading import RLock
 from time import sleep
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from common_telemetry import forks
 from common_telemetry.engines.fast.wire import Origin, request
+from common_telemetry.weight import MOST
 
 _T = TypeVar("_T")
 Written = tuple[Origin, bytes]
@@ -27,7 +28,8 @@ class Buffer(Generic[_T]):
 
     At most `limit` items wait, or a few more where several threads add in the same moment; those drained wait
     until they are settled. What comes while it is full, or closed, is dropped and counted. `wake` is called
-    when `batch` items have come together. A forked child begins with an empty buffer: what its parent had is
+    when `batch` items have come together. Heavy items are counted by weight besides: together they take no
+    more than `weight.MOST` bytes. A forked child begins with an empty buffer: what its parent had is
     for the parent to send.
 
     A program that does nothing but add would leave too little of the interpreter to the thread that drains:
@@ -44,7 +46,8 @@ class Buffer(Generic[_T]):
         self._step = min(_STEP, batch)
         self._woken = False
         self._write = write
-        self._items: deque[_T | Written] = deque()
+        self._items: deque[_T | Written | _Heavy] = deque()
+        self._weight = 0
         self._closed = False
         self._counting = RLock()  # a signal handler may add in the midst of it
         self._dropped = 0
@@ -58,12 +61,25 @@ class Buffer(Generic[_T]):
         """How many never came out: there was no room, or nothing could be made of them."""
         return self._dropped
 
-    def add(self, item: _T | Written) -> None:
+    def add_heavy(self, item: _T, weight: int) -> None:
+        """Take one item of so many bytes. Never blocks, never raises."""
+        with self._counting:
+            fits = self._weight + weight <= MOST and len(self._items) < self._room
+            if fits:
+                self._weight += weight
+        if fits:
+            self.add(_Heavy(item, weight))
+        else:
+            self._drop(1)
+
+    def add(self, item: "_T | Written | _Heavy") -> None:
         """Take one item. Never blocks, never raises."""
         items = self._items
         waiting = len(items)
         if waiting >= self._room:  # none is left once it is closed
             self._drop(1)
+            if item.__class__ is _Heavy:
+                self._unload(item)
             return
         items.append(item)
         waiting += 1
@@ -84,6 +100,8 @@ class Buffer(Generic[_T]):
             except IndexError:
                 break
             try:
+                if item.__class__ is _Heavy:
+                    item = self._unload(item)
                 origin, written = item if item.__class__ is tuple else self._write(item)  # type: ignore[arg-type]
             except Exception:  # noqa: BLE001 - one that cannot be written must not take the others with it
                 self._drop(1)
@@ -111,7 +129,13 @@ class Buffer(Generic[_T]):
         """Drop what waits."""
         waiting = len(self._items)
         self._items.clear()
+        self._weight = 0
         self._drop(waiting)
+
+    def _unload(self, heavy: "_Heavy") -> Any:
+        with self._counting:
+            self._weight = max(self._weight - heavy.weight, 0)
+        return heavy.item
 
     def _look(self, waiting: int) -> None:
         if waiting >= self._batch and not self._woken:
@@ -135,10 +159,18 @@ class Buffer(Generic[_T]):
     def after_fork_in_child(self) -> None:
         """Part of ForkAware."""
         self._items.clear()
-        self._dropped = 0
+        self._dropped = self._weight = 0
         self._woken = False
         self.settle()
         self._counting.release()
+
+
+class _Heavy:
+    __slots__ = ("item", "weight")
+
+    def __init__(self, item: Any, weight: int) -> None:
+        self.item = item
+        self.weight = weight
 
 
 def _nobody() -> None:

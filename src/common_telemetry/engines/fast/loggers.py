@@ -21,6 +21,7 @@ from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.errors import describe, exception_attributes
 from common_telemetry.health import Faults
+from common_telemetry.weight import HEAVY, weight_of, weight_of_all
 
 _logger = logging.getLogger("common_telemetry")
 
@@ -144,7 +145,7 @@ class FastLoggerProvider(LoggerProvider):
         self.longest_attribute: int | None = getattr(
             limits, "max_log_record_attribute_length", limits.max_attribute_length
         )
-        self.take = buffer.add
+        self._buffer = buffer
         self._faults = faults
         self._lock = RLock()
         self._loggers: dict[InstrumentationScope, FastLogger] = {}
@@ -210,6 +211,14 @@ class FastLoggerProvider(LoggerProvider):
                 made.event_name,
             )
         )
+
+    def take(self, record: FastRecord) -> None:
+        """Take a record that is not going to change."""
+        weight = weight_of(record.body) + weight_of_all(record.attributes)
+        if weight < HEAVY:
+            self._buffer.add(record)
+        else:
+            self._buffer.add_heavy(record, weight)
 
     def refuse(self, scope: str, error: Exception) -> None:
         """Report a record that nothing could be made of."""

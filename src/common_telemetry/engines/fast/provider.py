@@ -25,6 +25,7 @@ from common_telemetry.health import Faults
 from common_telemetry.redaction import NO_REDACTION, Redaction
 from common_telemetry.spans import SpanEvent, SpanLink, SpanRecord
 from common_telemetry.tap import Tap
+from common_telemetry.weight import HEAVY
 
 _logger = logging.getLogger("common_telemetry")
 
@@ -110,8 +111,13 @@ class FastTracerProvider(trace.TracerProvider):
         """Take a sampled span that has ended."""
         if self.tap.callbacks:
             self._show(span)
-        if self.buffer is not None:
+        if self.buffer is None:
+            return
+        weight = span.weight()
+        if weight < HEAVY:
             self.buffer.add(span)
+        else:
+            self.buffer.add_heavy(span, weight)
 
     def take_back(self, span: ReadableSpan) -> None:
         """Take an ended span that the SDK has made."""

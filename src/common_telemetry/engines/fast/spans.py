@@ -12,6 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from common_telemetry.engines.fast.bounded import Event, Link, append, bounded, put, put_all
 from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity, new_span_id
 from common_telemetry.errors import exception_attributes, message_of
+from common_telemetry.weight import weight_of_all
 
 if TYPE_CHECKING:
     from common_telemetry.engines.fast.tracer import FastTracer
@@ -221,6 +222,14 @@ class FastSpan(SpanIdentity, Span):
         if error is not None and self.end_ns is None:
             self.passed_through(error, escaped=True)
         self.end()
+
+    def weight(self) -> int:
+        """About how many bytes its attributes, events and links take."""
+        found, details = weight_of_all(self.pairs), self.details
+        if details is not None:
+            found += sum(weight_of_all(event.attributes) for event in details.events)
+            found += sum(weight_of_all(link.attributes) for link in details.links)
+        return found
 
     def passed_through(self, error: BaseException, *, escaped: bool = False) -> None:
         """An exception left the block around this span: record it as far as the span was made to."""
