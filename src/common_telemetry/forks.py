@@ -1,7 +1,8 @@
 """What must happen when the process forks: locks are free, threads run, and nothing is told twice."""
 
 import os
-from typing import Final, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Final, Protocol
 from weakref import WeakSet
 
 
@@ -25,6 +26,28 @@ _holding: list[ForkAware] = []
 def follow(one: ForkAware) -> None:
     """Tell `one` of every fork, as long as it lives. Python has no way to take a handler back."""
     _aware.add(one)
+
+
+def free_in_child(lock: AbstractContextManager[Any]) -> None:
+    """Have a lock that lives as long as the process free in forked children, whoever holds it."""
+    follow(_Held(lock))
+
+
+class _Held:
+    _forever: ClassVar[list["_Held"]] = []
+
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
+        self._lock = lock
+        self._forever.append(self)
+
+    def before_fork(self) -> None:
+        self._lock.__enter__()
+
+    def after_fork_in_parent(self) -> None:
+        self._lock.__exit__(None, None, None)
+
+    def after_fork_in_child(self) -> None:
+        self._lock.__exit__(None, None, None)
 
 
 def _before() -> None:

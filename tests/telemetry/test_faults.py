@@ -413,6 +413,38 @@ handle('after')
 """
 
 
+FORKING_WHILE_BUSY = """
+from opentelemetry import trace
+def look():
+    while True:
+        with plugin.messages.process("orders.raw", Message("m")):
+            trace.get_current_span()
+for _ in range(3):
+    threading.Thread(target=look, daemon=True).start()
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        with plugin.messages.process("orders.raw", Message("c")):
+            trace.get_current_span().set_attribute("k", 1)
+            plugin.record_counter("orders")
+            plugin.record_counter("refused", -1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+telemetry.shutdown(1)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_is_not_locked_up_by_what_other_threads_held_in_the_moment_of_the_fork() -> None:
+    with faulty() as backend:
+        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint, **SPANS_ALONE}
+        process = in_a_process(FORKING_WHILE_BUSY, "fast", **told, PYTHONWARNINGS="ignore")
+        _, errors = process.communicate(timeout=50)
+        assert process.returncode == 0, errors
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_parent_and_child_of_a_fork_report_each_their_own(receiver: OtlpReceiver) -> None:
     process = in_a_process(FORKING, "fast", **receiver.environ(), PYTHONWARNINGS="ignore")

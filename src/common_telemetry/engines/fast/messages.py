@@ -28,7 +28,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from common_telemetry import attributes as names
-from common_telemetry import propagation
+from common_telemetry import forks, propagation
 from common_telemetry.attributes import Attributes
 from common_telemetry.catalogue import Metric
 from common_telemetry.engine import Recorder
@@ -63,6 +63,7 @@ from common_telemetry.propagation import CURRENT_KEY, Current
 # Beyond, somebody makes topics out of data, and keeping what is constant of each would only fill the memory.
 _SITES_KEPT: Final = 4_096
 _making: Final = RLock()  # so that threads which look at the same message at once see the same span
+forks.free_in_child(_making)
 
 
 class _Place(NamedTuple):
