@@ -36,6 +36,9 @@ class Role(Plugin):
     """Name of the one method that the author writes."""
     batch_method: ClassVar[str] = ""
     """Name of the one that the author may write for many messages at once."""
+    # Two underscores, so that no author's attribute is the same.
+    __publications: Sequence[str] | None = None
+    __first = ""
 
     def __init_subclass__(cls, *, blocking: bool | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(blocking=blocking, **kwargs)
@@ -129,6 +132,12 @@ class Role(Plugin):
 
     def _first_publication(self) -> str:
         publications = self.context.publications
+        if publications is not self.__publications:
+            self.__first = self._checked_first(publications)
+            self.__publications = publications
+        return self.__first
+
+    def _checked_first(self, publications: Sequence[str]) -> str:
         if not publications:
             raise PluginError(
                 f"{self.name} has made something, and nowhere to publish it",

@@ -99,7 +99,7 @@ class DeliversOncePerPattern(Broken):
         for subscription in self._subscriptions:
             matching = [pattern for pattern in subscription.patterns if pattern.matches(topic)]
             for _ in matching[1:]:
-                subscription.put(MemoryDelivery(subscription, topic, message, 1))
+                subscription.put_all([MemoryDelivery(subscription, topic, message, 1)])
 
 
 class DeliversTheNewestFirst(MemorySubscription):
@@ -111,14 +111,14 @@ class SharesMessagesOut(Broken):
     async def publish(self, topic: str, message: BaseMessage) -> None:
         subscriptions = self._routes.match(topic)
         if subscriptions:
-            subscriptions[0].put(MemoryDelivery(subscriptions[0], topic, message, 1))
+            subscriptions[0].put_all([MemoryDelivery(subscriptions[0], topic, message, 1)])
             self._unsettled += 1
 
 
-class SettlesForEverybody(Broken):
-    def _ended(self, count: int) -> None:
-        self._unsettled = 1
-        super()._ended(count)
+class SettlesForEverybody(MemorySubscription):
+    def _settled(self, count: int = 1) -> None:
+        self._transport._unsettled = count
+        super()._settled(count)
 
 
 class WaitsForUnwantedMessages(Broken):
@@ -128,8 +128,8 @@ class WaitsForUnwantedMessages(Broken):
 
 
 class NeverWakesItsReceiver(MemorySubscription):
-    def put(self, delivery: MemoryDelivery) -> None:
-        self._queue.append(delivery)
+    def _wake_receivers(self) -> None:
+        pass
 
 
 class HandsTheNextMessageToACancelledReceiver(MemorySubscription):

@@ -163,12 +163,13 @@ class Lane:
         """
         topic, message = delivery.topic, delivery.message
         message_in_hand.set(message)
-        failures: list[Attempt] = []
+        failures: list[Attempt] | None = None  # most messages never need the list
         number = delivery.attempt
         if failure is None:
             self._statistics.received += 1
         try:
             if failure is not None and scope is not None:
+                failures = []
                 if await self._recover(delivery, scope, failure, number, failures):
                     await delivery.settle()
                     self._settlements.ended(message, Ending.DEAD_LETTERED)
@@ -194,7 +195,10 @@ class Lane:
                         self._busy_since = 0.0
                         self._ended = monotonic()
                         self._statistics.took(self._ended - began)
-                if failure is None or await self._recover(delivery, scope, failure, number, failures):
+                if failure is None:
+                    break
+                failures = [] if failures is None else failures
+                if await self._recover(delivery, scope, failure, number, failures):
                     break
                 number += 1
             await delivery.settle()

@@ -23,6 +23,7 @@ class Statistics:
         "published",
         "received",
         "shed",
+        "took",
     )
 
     def __init__(self) -> None:
@@ -34,10 +35,8 @@ class Statistics:
         self.published = 0
         self.shed: dict[str, int] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
-
-    def took(self, seconds: float) -> None:
-        """Remember how long handling one message took."""
-        self._recent.append(seconds)
+        self.took = self._recent.append
+        """Remember how many seconds handling one message took."""
 
     def absorb(self, other: "Statistics") -> None:
         """Count here too what was counted there."""

@@ -66,7 +66,7 @@ class Delivery(ABC):
         """1 for the first delivery of this message to this subscription; one more each time it comes back."""
 
     @abstractmethod
-    async def settle(self) -> None:
+    def settle(self) -> Awaitable[None]:
         """The message has ended here. Ending it twice changes nothing."""
 
     @classmethod

@@ -10,8 +10,8 @@ The bounds on all queues together are held by the limit of each one; no message 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
-from typing import ClassVar, Final, Self
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Any, ClassVar, Final, Self
 
 from echo_core.errors import QueueFull, TransportClosed
 from echo_core.message import BaseMessage
@@ -38,6 +38,18 @@ _SPARE: Final = 1.25
 """Shares are made for more subscriptions than there are, so that not every new one changes all of them."""
 
 
+class _Done(Awaitable[None]):
+    """Nothing to wait for; costs less than a coroutine that returns at once."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return iter(())  # type: ignore[return-value] # all that `await` needs of it
+
+
+_DONE: Final = _Done()
+
+
 class MemoryDelivery(Delivery):
     """A delivery that knows the subscription to settle it with."""
 
@@ -52,10 +64,11 @@ class MemoryDelivery(Delivery):
         self._subscription = subscription
         self._ended = False
 
-    async def settle(self) -> None:
+    def settle(self) -> Awaitable[None]:
         if not self._ended:
             self._ended = True
             self._subscription._settled()
+        return _DONE
 
     @classmethod
     async def settle_batch(cls, deliveries: Sequence[Self]) -> None:
@@ -147,12 +160,6 @@ class MemorySubscription(Subscription):
         self._let_publishers_go_on()
         self._let_sources_go_on()
 
-    def put(self, delivery: MemoryDelivery) -> None:
-        """Append, and wake the receiver if it sleeps."""
-        self._queue.append(delivery)
-        if self._receivers:
-            self._wake_receivers()
-
     @property
     def is_full(self) -> bool:
         """Whether publishers should wait."""
@@ -207,7 +214,7 @@ class MemorySubscription(Subscription):
         self._transport._congestion.end(self)
 
     def put_all(self, deliveries: list[MemoryDelivery]) -> None:
-        """`put` all of them."""
+        """Append them, and wake the receiver if it sleeps."""
         self._queue.extend(deliveries)
         if self._receivers:
             self._wake_receivers()
@@ -221,7 +228,10 @@ class MemorySubscription(Subscription):
 
     def _settled(self, count: int = 1) -> None:
         self._received -= count
-        self._transport._ended(count)
+        transport = self._transport
+        transport._unsettled -= count
+        if not transport._unsettled:
+            transport._say_all_settled()
 
     def _returned(self, delivery: MemoryDelivery, delay: float) -> None:
         self._received -= 1
@@ -307,7 +317,9 @@ class MemoryTransport(Transport):
                     subscriptions = await self._make_room(topic, message.source)
                     break
         for subscription in subscriptions:
-            subscription.put(MemoryDelivery(subscription, topic, message, 1))
+            subscription._queue.append(MemoryDelivery(subscription, topic, message, 1))
+            if subscription._receivers:
+                subscription._wake_receivers()
         self._unsettled += len(subscriptions)
         self._accepted += 1
         if self.on_accept is not None:
@@ -476,12 +488,10 @@ class MemoryTransport(Transport):
     def unsettled(self) -> int:
         return self._unsettled
 
-    def _ended(self, count: int) -> None:
-        self._unsettled -= count
-        if self._unsettled == 0 and self._all_settled is not None:
-            if not self._all_settled.done():
-                self._all_settled.set_result(None)
-            self._all_settled = None
+    def _say_all_settled(self) -> None:
+        if self._all_settled is not None and not self._all_settled.done():
+            self._all_settled.set_result(None)
+        self._all_settled = None
 
     async def wait_until_settled(self) -> None:
         while self._unsettled:
