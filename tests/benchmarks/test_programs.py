@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from benchmarks.programs import latency, memory, scaling
+from benchmarks.programs import latency, memory, process, scaling
 
 from benchmarks import ROOT
 
@@ -37,3 +37,18 @@ def test_the_host_says_once_that_all_its_plugins_are_running() -> None:
     command = [sys.executable, "-m", "benchmarks.programs.start", "--plugins=3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "running\n"
+
+
+def test_a_plugin_in_its_own_process_is_measured_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    process.main(["--count=300", "--kills=1"])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["plugin"], one["engine"]) for one in found] == [
+        ("sink", "off"),
+        ("sink", "fast"),
+        ("transformer", "off"),
+        ("transformer", "fast"),
+    ]
+    for one in found:
+        assert one["host_us"] > 0
+        assert 0 < one["p50_ms"] <= one["p99_ms"]
+        assert one["ready_again_ms"][0] > 0

@@ -273,9 +273,13 @@ class HostContext:
 
     async def accept(self, topic: str, message: BaseMessage) -> None:
         """Publish a message that was made, and reported, in a process of the plugin's own."""
-        self.check_output(topic, message)
-        with self.elsewhere():
+        if topic not in self._allowed_topics or message.source != self.plugin_name:
+            self.check_output(topic, message)
+        self.publishing += 1
+        try:
             await self._accept(topic, message)
+        finally:
+            self.publishing -= 1
         self.statistics.published += 1
 
     @contextmanager

@@ -120,6 +120,11 @@ class Keeper:
         """Whether it is to be started no more."""
         return self._is_stopping
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a process that works."""
+        return self._ready.is_set() and not self._given_up
+
     def next_seq(self) -> int:
         """A number for a message on its way; never the same twice."""
         self._seq += 1
@@ -148,7 +153,7 @@ class Keeper:
         except BaseException:
             await self._let_go()
             raise
-        self._is_ready()
+        self._begin_work()
         loop = asyncio.get_running_loop()
         name = self.spec.manifest.name
         self._tasks = [
@@ -231,7 +236,7 @@ class Keeper:
                 return
         await incarnation.kill(reason)
 
-    def _is_ready(self) -> None:
+    def _begin_work(self) -> None:
         self._record.ready(self._clock.monotonic())
         self._ready.set()
 
@@ -402,7 +407,7 @@ class Keeper:
                 if self._slot is not None and self._trouble:
                     self._slot.recover(told)
                 self._trouble = ""
-                self._is_ready()
+                self._begin_work()
                 return True
         self._give_up()
         return False

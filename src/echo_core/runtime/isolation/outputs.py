@@ -15,9 +15,12 @@ from echo_core.transports.base import Capabilities, Subscription, Transport
 class Outputs(list[Output]):
     """Of one message, while it is handled. Once closed, nothing is added any more."""
 
-    is_open = True
-    size = 0
-    """Bytes of the messages in it."""
+    __slots__ = ("is_open", "size")
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.size = 0
+        """Bytes of the messages in it."""
 
 
 outputs_in_hand: Final[ContextVar[Outputs | None]] = ContextVar("outputs_in_hand", default=None)
