@@ -43,8 +43,8 @@ test-sdk: ## run the telemetry tests with another opentelemetry-sdk, in an envir
 
 # How often a host is killed; `make test` does it 50 times.
 KILLS ?= 1000
-faults: setup ## kill hosts a thousand times, and see that nothing is lost (KILLS=1000)
-	@echo "==> faults: $(KILLS) kills at random moments, and one before each statement of SQL"
+faults: setup ## kill hosts and processes of plugins, a thousand times, and see that nothing is lost (KILLS=1000)
+	@echo "==> faults: $(KILLS) kills at random moments, one before each statement of SQL, and chaos in processes"
 	ECHO_CORE_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/faults $(ARGS)
 
 check: setup ## ruff, mypy --strict, import direction, lock files up to date

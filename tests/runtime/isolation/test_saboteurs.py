@@ -359,3 +359,21 @@ def test_a_source_whose_process_dies_is_run_again(tmp_path: Path) -> None:
     numbers = asyncio.run(tiers.world.run())
     assert sink.data == [0, 1, 2, 3, 4, *range(10)]
     assert numbers["subject"].state is PluginState.STOPPED
+
+
+def test_a_process_that_dies_over_and_over_is_given_up_and_its_messages_are_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path, saboteur("os._exit(1)", when="message.data >= 5"), count=12)
+    neighbour = Handler()
+    run.tiers.world.add(neighbour, manifest("neighbour", hears=("in",)))
+    numbers = run.to_the_end()
+    assert numbers.state is PluginState.FAILED
+    assert "started no more, because it died too often" in numbers.reason
+    assert run.sink.data == [0, 1, 2, 3, 4]
+    assert neighbour.data == list(range(12))
+    reasons = {letter.message().data: letter.reason for letter in run.letters}
+    assert sorted(reasons) == list(range(5, 12))
+    assert [reasons[number].partition(":")[0] for number in (5, 6, 11)] == [
+        "PluginCrashed",
+        "PluginCrashed",
+        "PluginQuarantined",
+    ]
