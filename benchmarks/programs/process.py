@@ -1,7 +1,7 @@
 """A plugin in a process of its own: what a message costs there, what it adds to the latency, and a kill -9.
 
 The plugin is a role that does nothing; messages of about 300 bytes are published to it directly, so that the
-way there and back is all there is. CPU time is counted on both sides, because a machine that does other things
+way there and back is all there is. CPU time is counted on both sides: a machine that does other things
 as well makes rates mean little.
 """
 

@@ -38,3 +38,19 @@ def test_a_fault_names_the_file_and_the_place(tmp_path: Path, text: str, said: s
         settings_from(tmp_path, text)
     assert said in str(caught.value)
     assert str(tmp_path / "echo-core.toml") in caught.value.where
+
+
+def test_the_memory_of_a_process_is_at_least_what_it_takes_for_itself(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"expected 64 or more, or 0 for no limit .*plugins.a.memory_mb"):
+        settings_from(tmp_path, "[isolation.plugins.a]\nmemory_mb = 8\n")
+
+
+def test_how_far_plugins_are_kept_apart(tmp_path: Path) -> None:
+    found = settings_from(
+        tmp_path,
+        '[isolation]\ntier = "process"\n[isolation.plugins.a]\nmemory_mb = 0\nenvironment = ["MODEL"]\n',
+    )
+    assert found.isolation.tier == "process"
+    assert found.isolation.plugins["a"].environment == ("MODEL",)
+    with pytest.raises(SettingsError, match="tier"):
+        settings_from(tmp_path, '[isolation]\ntier = "container"\n')

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from echo_core.cli.output import Output, is_terminal
 from echo_core.cli.view import live_view, state_line, totals_line
-from echo_core.runtime.states import PluginState
+from echo_core.runtime.states import BROKEN, PluginState
 from echo_core.runtime.statistics import HostSnapshot
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class LiveProgress:
 
     def moved(self, name: str, version: str, state: PluginState, reason: str) -> None:
         """See `Progress.moved`; the table shows all but what should stay readable above it."""
-        if state in (PluginState.FAILED, PluginState.DEGRADED):
+        if state in BROKEN or state in (PluginState.DEGRADED, PluginState.BACKOFF):
             self._live.console.print(state_line(name, version, state, reason))
 
     def say(self, hint: str) -> None:

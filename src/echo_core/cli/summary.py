@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from echo_core.runtime.states import PluginState
+from echo_core.runtime.states import BROKEN
 from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
+_BROKEN: Final = frozenset(state.value for state in BROKEN)
 _UNLIMITED: Final = 10_000
 """Columns in which a table is measured: more than any needs."""
 
@@ -114,10 +115,9 @@ def _findings(plugins: tuple[PluginSummary, ...], totals: Counts) -> dict[str, s
     """What is not as it should be, and what to do about each."""
     found: dict[str, str] = {}
     for plugin in plugins:
-        if plugin.state == PluginState.FAILED.value:
-            found[f"{plugin.name} {plugin.version}".strip() + f" failed: {plugin.reason}"] = (
-                "echo-core doctor"
-            )
+        if plugin.state in _BROKEN:
+            said = f"{plugin.name} {plugin.version}".strip() + f" {plugin.state}: {plugin.reason}"
+            found[said] = "echo-core doctor"
         if not plugin.counts.add_up:
             found[f"the counts of {plugin.name} do not add up"] = "report it: this is a fault in Echo Core"
     if totals.dead_lettered:
@@ -163,7 +163,7 @@ def _sentences(summary: Summary) -> "RenderableType":
     parts = [(f"{plugin.name} {plugin.version}", plugin.state, plugin.counts) for plugin in summary.plugins]
     text = Text()
     for name, state, counts in (*parts, ("total", "", summary.totals)):
-        style = "red" if state == PluginState.FAILED.value else "bold"
+        style = "red" if state in _BROKEN else "bold"
         text.append(f"{name.strip()}  {state}".rstrip() + "\n", style=style)
         text.append(
             f"  received {counts.received:,} = {counts.processed:,} processed + {counts.filtered:,} filtered"
@@ -194,7 +194,7 @@ def _table(summary: Summary) -> "Table":
     ):
         table.add_column(heading, justify="right")
     for plugin in summary.plugins:
-        style = "red" if plugin.state == PluginState.FAILED.value else ""
+        style = "red" if plugin.state in _BROKEN else ""
         table.add_row(
             f"{plugin.name} {plugin.version}",
             plugin.state,

@@ -14,7 +14,9 @@ _MARKS: Final = {
     PluginState.FINISHED: ("*", "green"),
     PluginState.DEGRADED: ("!", "yellow"),
     PluginState.PAUSED: ("=", "yellow"),
+    PluginState.BACKOFF: ("!", "yellow"),
     PluginState.FAILED: ("x", "bold red"),
+    PluginState.QUARANTINED: ("x", "bold red"),
 }
 """A shape as well as a colour: neither is ever the only sign."""
 _OTHER_MARK: Final = ("-", "dim")

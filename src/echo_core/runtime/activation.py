@@ -11,7 +11,7 @@ from echo_core.runtime.offer import Offer
 from echo_core.runtime.roster import Roster
 from echo_core.runtime.settings import HostSettings
 from echo_core.runtime.slot import PluginSlot
-from echo_core.runtime.states import PluginState
+from echo_core.runtime.states import BROKEN, PluginState
 from echo_core.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class Activation:
             await self._dispatcher.unfollow(slot, self._settings.drain_timeout_s)
             await self.withdraw(slot, "it was deactivated before the plugin could handle it")
             await supervisor.shut_down(supervisor.manifest.timeouts.shutdown_ms / 1_000)
-        if slot.state is PluginState.FAILED:
+        if slot.state in BROKEN:
             slot.move_to(PluginState.STOPPED)
         slot.subscription = None
         self._roster.remove(slot)

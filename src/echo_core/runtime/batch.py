@@ -250,6 +250,8 @@ def _check(answers: object, count: int) -> None:
 
 def check_handlers(slot: PluginSlot, context: HostContext) -> None:
     """Raise `PluginError` if the plugin lacks what its manifest says it has."""
+    if slot.open_channel is not None:  # it is looked at in its own process
+        return
     handler_of(slot.plugin, context)
     if slot.manifest is not None and slot.manifest.delivery.batch_size > 1:
         _batch_handler(slot, context)

@@ -216,10 +216,12 @@ class Dispatcher:
         """Hold the deadlines of all handlers, until cancelled."""
         while True:
             await asyncio.sleep(_TICK_S)
-            now = time.monotonic()
-            for feeding in self._feeding.values():
-                for lane in feeding.lanes:
-                    lane.check(now, _TICK_S)
+            self._check(time.monotonic())  # a call, so that nothing here holds a lane while it sleeps
+
+    def _check(self, now: float) -> None:
+        for feeding in self._feeding.values():
+            for lane in feeding.lanes:
+                lane.check(now, _TICK_S)
 
 
 async def _remaining(subscription: Subscription) -> list[Delivery]:

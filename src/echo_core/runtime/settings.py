@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,7 @@ from echo_core.workspace import Workspace
 
 Tier: TypeAlias = Literal["in_process", "process"]
 Memory: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_LEAST_MB: Final = 64
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -68,6 +69,16 @@ class IsolationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     block_s: Seconds = 10.0
     """How long a handler may block the event loop of the plugin's own process before that is killed."""
     plugins: dict[str, PluginIsolation] = {}
+
+    def __post_init__(self) -> None:
+        asked = {"memory_mb": self.memory_mb}
+        asked |= {f"plugins.{name}.memory_mb": own.memory_mb or 0 for name, own in self.plugins.items()}
+        for path, megabytes in asked.items():
+            if 0 < megabytes < _LEAST_MB:
+                raise ValueError(
+                    f"{megabytes} MiB is less than a process takes for itself; "
+                    f"expected {_LEAST_MB} or more, or 0 for no limit - at `{path}`"
+                )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from echo_core.message import BaseMessage
 from echo_core.plugin import Plugin, ProcessingStatus
 from echo_core.roles import Source
 from echo_core.runtime.settlement import Followed
-from echo_core.runtime.states import LIVE, NEXT, PluginState
+from echo_core.runtime.states import BROKEN, LIVE, NEXT, PluginState
 from echo_core.runtime.statistics import PluginSnapshot, Statistics
 from echo_core.transports.base import Delivery, Subscription
 
@@ -104,7 +104,7 @@ class PluginSlot:
         event = PluginEvent(self.name, self.version, self.state, state, reason, time.time_ns())
         self.state = state
         self.reason = reason
-        self.telemetry.state_changed(state.value, reason, failed=state is PluginState.FAILED)
+        self.telemetry.state_changed(state.value, reason, failed=state in BROKEN)
         self.tell_status(state.value)
         log = logger.warning if reason else logger.info
         because = f": {reason}" if reason else ""
@@ -118,14 +118,19 @@ class PluginSlot:
             self.move_to(PluginState.DEGRADED, reason)
 
     def recover(self, reason: str) -> None:
-        """The problem that `degrade` was told of is over; without effect if there is another one by now."""
-        if self.state is PluginState.DEGRADED and self.reason == reason:
+        """The problem told by `degrade` or `back_off` is over; without effect if there is another by now."""
+        if self.state in (PluginState.DEGRADED, PluginState.BACKOFF) and self.reason == reason:
             self.move_to(PluginState.RUNNING)
+
+    def back_off(self, reason: str) -> None:
+        """Its process has died and will be started again; without effect on one that does not run."""
+        if self.state in (PluginState.RUNNING, PluginState.DEGRADED, PluginState.BACKOFF):
+            self.move_to(PluginState.BACKOFF, reason)
 
     def quarantine(self, reason: str) -> None:
         """It will not run again by itself; what comes for it is dead-lettered."""
-        if self.state in (PluginState.RUNNING, PluginState.DEGRADED):
-            self.move_to(PluginState.FAILED, reason)
+        if self.is_live and self.state is not PluginState.FINISHED:
+            self.move_to(PluginState.QUARANTINED, reason)
 
     def snapshot(self) -> PluginSnapshot:
         """The numbers of this moment."""

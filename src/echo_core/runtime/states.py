@@ -12,26 +12,35 @@ class PluginState(Enum):
     STARTING = "starting"
     RUNNING = "running"
     DEGRADED = "degraded"
+    BACKOFF = "backoff"
     PAUSED = "paused"
     FINISHED = "finished"
     STOPPING = "stopping"
     STOPPED = "stopped"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
 
 
 S = PluginState
 NEXT: Final[Mapping[PluginState, frozenset[PluginState]]] = {
     S.LOADING: frozenset({S.STARTING, S.FAILED, S.STOPPED}),
     S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING}),
-    S.RUNNING: frozenset({S.DEGRADED, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED}),
-    S.DEGRADED: frozenset({S.RUNNING, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED}),
-    S.PAUSED: frozenset({S.RUNNING, S.FINISHED, S.STOPPING, S.FAILED}),  # by an operator: its messages wait
+    S.RUNNING: frozenset({S.DEGRADED, S.BACKOFF, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED}),
+    S.DEGRADED: frozenset({S.RUNNING, S.BACKOFF, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED}),
+    # Its process has died, and the next one is not ready: its messages wait.
+    S.BACKOFF: frozenset({S.RUNNING, S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED}),
+    # By an operator: its messages wait.
+    S.PAUSED: frozenset({S.RUNNING, S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED}),
     S.FINISHED: frozenset({S.STOPPING}),  # a source that has nothing more to say
     S.STOPPING: frozenset({S.STOPPED, S.FAILED}),
     S.STOPPED: frozenset(),
     S.FAILED: frozenset({S.STOPPED}),
+    S.QUARANTINED: frozenset({S.STOPPED, S.FAILED}),  # its process died too often; its messages are kept
 }
 """The moves that are allowed; every state can still reach STOPPED."""
 
-LIVE: Final = frozenset({S.RUNNING, S.DEGRADED, S.PAUSED, S.FINISHED})
+LIVE: Final = frozenset({S.RUNNING, S.DEGRADED, S.BACKOFF, S.PAUSED, S.FINISHED})
 """Initialised, and not yet shut down."""
+
+BROKEN: Final = frozenset({S.FAILED, S.QUARANTINED})
+"""It does not work, and will not by itself; the state stays, with its reason, until somebody acts."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from echo_core.runtime.states import LIVE, PluginState
+from echo_core.runtime.states import BROKEN, LIVE, PluginState
 
 _RECENT: Final = 1_024
 """Handling times kept for percentiles: the newest ones, whatever the rate."""
@@ -105,6 +105,6 @@ class HostSnapshot:
     def failed(self) -> bool:
         """Whether something was dead-lettered or a plugin failed: the run's exit code is then 1."""
         return any(
-            plugin.dead_lettered or plugin.state is PluginState.FAILED or plugin.in_hand or plugin.queue
+            plugin.dead_lettered or plugin.state in BROKEN or plugin.in_hand or plugin.queue
             for plugin in self.plugins
         )

@@ -16,7 +16,7 @@ from echo_core.runtime.context import HostContext
 from echo_core.runtime.dispatch import GRACE_S
 from echo_core.runtime.isolation.plugin import RemotePlugin
 from echo_core.runtime.slot import PluginSlot
-from echo_core.runtime.states import PluginState
+from echo_core.runtime.states import BROKEN, PluginState
 
 T = TypeVar("T")
 
@@ -167,17 +167,17 @@ class Supervisor:
         """Call `shutdown`, for at most `seconds` and at most its own deadline; then let everything go."""
         slot = self.slot
         if self._was_initialised and slot.plugin is not None:
-            if slot.state is not PluginState.FAILED:
+            if slot.state not in BROKEN:
                 slot.move_to(PluginState.STOPPING)
             reason = await self._call_shutdown(min(seconds, self.manifest.timeouts.shutdown_ms / 1_000))
-            if reason and slot.state is not PluginState.FAILED:
+            if reason and slot.state not in BROKEN:
                 slot.move_to(PluginState.FAILED, f"shutdown: {reason}")
         if slot.threads is not None:
             slot.threads.shutdown(wait=False, cancel_futures=True)
         slot.plugin = self.context = None
         slot.unload()
         slot.threads = None
-        if slot.state is not PluginState.FAILED:
+        if slot.state not in BROKEN:
             slot.move_to(PluginState.STOPPED)
 
     async def _call_shutdown(self, seconds: float) -> str:

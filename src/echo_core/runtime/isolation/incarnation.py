@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
+from time import monotonic
 from typing import Final
 
 from echo_core.runtime.isolation.drain import Drain
@@ -53,6 +54,9 @@ class Incarnation:
         self.session = session
         self.is_planned = False
         """Its end was asked for, and is no crash."""
+        self.is_watched = False
+        """It has begun to work, and its signs of life are judged."""
+        self._began = monotonic()
         self._cause = ""
         self._stacks = ""
         stdout, stderr = process.outputs
@@ -83,6 +87,11 @@ class Incarnation:
     async def lost(self) -> Crash:
         """Return when it has ended and everything of it is given back."""
         return await asyncio.shield(self._watch)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was started."""
+        return monotonic() - self._began
 
     @property
     def has_ended(self) -> bool:

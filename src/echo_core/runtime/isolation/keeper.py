@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 CANCEL_GRACE_S: Final = 2.0
 """How long a handler may go on after it was cancelled, before its process is ended."""
+_SHORT_S: Final = 5.0
+"""A process that fills its memory sooner than that does so by itself, whatever it is given to do."""
 _DRAIN_S: Final = 10.0
 _GOODBYE_S: Final = 3.0
 
@@ -102,7 +104,7 @@ class Keeper:
         self._given_up = ""
         self._is_stopping = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._killing: set[asyncio.Task[None]] = set()
+        self._works: set[asyncio.Task[None]] = set()
         self._trouble = ""
 
     @property
@@ -119,6 +121,11 @@ class Keeper:
     def is_stopping(self) -> bool:
         """Whether it is to be started no more."""
         return self._is_stopping
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether there will be no process any more."""
+        return bool(self._given_up)
 
     @property
     def is_ready(self) -> bool:
@@ -224,9 +231,13 @@ class Keeper:
         current = self._current
         self._ready.clear()
         if current is not None and not current.has_ended and not self._is_stopping and not current.is_planned:
-            task = asyncio.get_running_loop().create_task(self._kill_unless_dead(current, reason))
-            self._killing.add(task)
-            task.add_done_callback(self._killing.discard)
+            self._beside(self._kill_unless_dead(current, reason))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it in a task of its own, which ends with the keeper at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
 
     async def _kill_unless_dead(self, incarnation: Incarnation, reason: str) -> None:
         # A process that dies hangs up first; its end comes within a moment, and says more.
@@ -237,6 +248,8 @@ class Keeper:
         await incarnation.kill(reason)
 
     def _begin_work(self) -> None:
+        if self._current is not None:
+            self._current.is_watched = True
         self._record.ready(self._clock.monotonic())
         self._ready.set()
 
@@ -314,7 +327,7 @@ class Keeper:
         while True:
             await self._clock.sleep(INTERVAL_S)
             current = self._current
-            if current is None or current.has_ended or current.is_planned or not self._ready.is_set():
+            if current is None or current.has_ended or not current.is_watched:
                 continue
             now = self._clock.monotonic()
             if liveness is None or current is not judged:
@@ -322,8 +335,8 @@ class Keeper:
             verdict = liveness.judge(now, current.signs)
             if verdict is Verdict.KILL:
                 await current.kill(liveness.reason)
-            elif verdict is Verdict.REPLACE:
-                await self._replace(current, liveness.reason)
+            elif verdict is Verdict.REPLACE and not current.is_planned:
+                self._beside(self._replace(current, liveness.reason))
             elif verdict is Verdict.TAKE_STACKS:
                 await self._say_blocked(current, liveness.reason)
             elif any(cancelled.deadline < now for cancelled in self._cancelled.values()):
@@ -356,6 +369,7 @@ class Keeper:
         try:
             async with asyncio.timeout(seconds):
                 await incarnation.session.ask("shutdown", {"carrier": carrier()})
+            incarnation.is_watched = False  # delivering the last telemetry may block it
             incarnation.session.send(wire.ASK, wire.Ask(0, "leave"))
             await incarnation.leave(_GOODBYE_S)
         finally:
@@ -371,12 +385,24 @@ class Keeper:
             self._ready.clear()
             for cancelled in self._cancelled.values():
                 cancelled.arrived()
+            was_replaced = incarnation.is_planned and not crash.cause
+            if was_replaced:  # then no message is to blame
+                crash = replace(crash, in_hand=frozenset())
             for channel in self._channels.values():
                 channel.lost(crash)
             self.tell_emptied()
-            delay = 0.0 if incarnation.is_planned else self._crashed(crash)
+            delay = self._replaced(incarnation) if was_replaced else self._crashed(crash)
             if not await self._start_again(delay):
                 return
+
+    def _replaced(self, incarnation: Incarnation) -> float | None:
+        """Its end was planned; if that is so over and over, as soon as it has begun, it is a crash loop."""
+        if incarnation.age_s > _SHORT_S:
+            return 0.0
+        delay = self._record.crashed(self._clock.monotonic())
+        if delay != 0.0:
+            self._trouble = f"its memory was full {incarnation.age_s:.1f} s after its start"
+        return delay
 
     def _crashed(self, crash: Crash) -> float | None:
         with self.telemetry.lifecycle("crash") as scope:
@@ -392,7 +418,7 @@ class Keeper:
         while delay is not None:
             if self._slot is not None and self._trouble:
                 told = f"{self._trouble}; the next one starts in {delay:.2g} s"
-                self._slot.degrade(told)
+                self._slot.back_off(told)
             await self._clock.sleep(delay)
             try:
                 with self.telemetry.lifecycle("restart"):
@@ -440,7 +466,7 @@ class Keeper:
         await self._let_go()
 
     async def _stop_watching(self) -> None:
-        tasks, self._tasks = [*self._tasks, *self._killing], []
+        tasks, self._tasks = [*self._tasks, *self._works], []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

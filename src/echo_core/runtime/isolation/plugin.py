@@ -14,6 +14,7 @@ from echo_core.runtime.context import HostContext
 from echo_core.runtime.isolation.channel import Channel
 from echo_core.runtime.isolation.keeper import Keeper, Spec
 from echo_core.runtime.isolation.session import ProcessLost
+from echo_core.runtime.lane import AttemptFailed
 from echo_core.runtime.slot import PluginSlot
 from echo_core.settlement import Ending
 from echo_core.transports.base import Delivery
@@ -93,8 +94,11 @@ class RemoteSource(RemotePlugin, Source):
 
     async def run(self) -> None:
         """See `Source.run`."""
-        while True:
-            session = await self.keeper.until_ready()
+        while not self.keeper.has_given_up:
+            try:
+                session = await self.keeper.until_ready()
+            except AttemptFailed:  # the plugin's state says why
+                return
             try:
                 await session.ask("run")
                 return
