@@ -281,6 +281,11 @@ class WaitsForTheFirstOnly(MemorySubscription):
         return self.name == "quick" and super().is_overfull
 
 
+class RedeliversToEverybody(Broken):
+    async def redeliver(self, subscriber: str, topic: str, message: BaseMessage) -> None:
+        await self.publish(topic, message)
+
+
 class NeverSeesACycle(Broken):
     def _is_waiting_for(self, waiter: str, publisher: str) -> bool:
         return False
@@ -366,6 +371,11 @@ BREACHES: list[tuple[str, type[MemoryTransport | MemorySubscription], str]] = [
     ("a_source_is_told_to_wait_before_the_queue_is_full", TellsEverySource, "another source was told"),
     ("a_source_is_told_to_wait_before_the_queue_is_full", TellsSourcesForEver, HANGS),
     ("acceptance_is_reported", ReportsTwice, "was reported as"),
+    (
+        "what_is_redelivered_comes_to_the_subscription_that_is_meant",
+        RedeliversToEverybody,
+        "another subscription got it too",
+    ),
     ("two_full_subscribers_that_feed_each_other_do_not_deadlock", NeverSeesACycle, HANGS),
 ]
 

@@ -28,6 +28,7 @@ ROWS: Final = {
     "slows_by_source": "the source that fills a queue is slowed before it is full",
     "delayed_retry": "a message handed back with a delay waits for it, and holds up no other",
     "reports_acceptance": "a source can learn how its messages ended",
+    "redelivers_to_one": "a dead letter that is replayed reaches the plugin that failed, and no other",
 }
 
 

@@ -49,7 +49,7 @@ _OPERATE: Final = "Operate a running host"
 _LEARN: Final = "Learn"
 GROUPS: Final = (_WRITE, _RUN, _OPERATE, _LEARN)
 FAMILIES: Final = {
-    "dlq": "Look at the messages that could not be handled.",
+    "dlq": "Look at the messages that could not be handled, mend them, send them again.",
     "store": "Look after the file that sqlite:// keeps messages in.",
 }
 VERBS: Final = (
@@ -71,6 +71,12 @@ VERBS: Final = (
     Verb("logs", "logs:logs", _OPERATE, "Show what plugins and host logged lately."),
     Verb("dlq list", "dlq:list_letters", _RUN, "Show the dead letters, the newest first."),
     Verb("dlq show", "dlq:show_letter", _RUN, "Show one dead letter whole."),
+    Verb("dlq replay", "dlq_replay:replay_letters", _RUN, "Send dead letters to their plugins again."),
+    Verb("dlq jobs", "dlq_replay:list_jobs", _RUN, "Show the replays there were, the newest first."),
+    Verb("dlq edit", "dlq_change:edit_letter", _RUN, "Change what a dead letter's message says."),
+    Verb("dlq discard", "dlq_change:discard_letters", _RUN, "Throw dead letters away, for good."),
+    Verb("dlq export", "dlq_change:export_letters", _RUN, "Write dead letters to a file."),
+    Verb("dlq import", "dlq_change:import_letters", _RUN, "Read dead letters from a file."),
     Verb("store stats", "store:store_stats", _RUN, "Show what a store of messages holds."),
     Verb("store check", "store:check_store", _RUN, "Read all of a store, and say what is damaged."),
     Verb("store repair", "store:repair_store", _RUN, "Save what can be read of a damaged store."),

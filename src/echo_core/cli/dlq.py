@@ -1,17 +1,17 @@
-"""`echo-core dlq`: the messages that no attempt could finish."""
+"""`echo-core dlq list` and `show`: the messages that no attempt could finish."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from cyclopts import Parameter, validators
 
-from echo_core.cli.arguments import plugin_names
+from echo_core.cli.letters import Which, moment, row, store_of
 from echo_core.cli.output import printable
-from echo_core.cli.session import Session, SessionArgument
+from echo_core.cli.session import SessionArgument
 from echo_core.errors import MessageError
-from echo_core.runtime.dead_letters import FILE_NAME, DeadLetter, DeadLetterStore, Kind
+from echo_core.message import decode
+from echo_core.runtime.dead_letters import DeadLetter, Kind
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,29 +20,27 @@ _KINDS_SHOWN: Final = 10
 """A reason often holds a value of the message, and then every letter is a kind of its own."""
 
 LetterId = Annotated[int, Parameter(help="The number that `dlq list` shows.")]
-Plugin = Annotated[
-    str | None, Parameter(help="Only what this plugin could not handle.", completer=plugin_names)
-]
 Limit = Annotated[
     int, Parameter(help="At most so many.", show_default=True, validator=validators.Number(gte=1))
 ]
 
 
-def list_letters(*, plugin: Plugin = None, limit: Limit = 100, session: SessionArgument) -> None:
+def list_letters(*, which: Which | None = None, limit: Limit = 100, session: SessionArgument) -> None:
     """Show the dead letters, the newest first.
 
     And how many there are of each kind, shown or not. For example: echo-core dlq list --plugin loud_words
     """
-    store = _store(session)
+    selection = (which or Which()).selection()
+    store = store_of(session)
     try:
-        letters = store.newest(plugin=plugin, limit=limit)
-        groups = [_group(kind) for kind in store.kinds(plugin=plugin, limit=limit)]
-        total = store.count(plugin=plugin)
+        letters = store.select(selection, limit=limit)
+        groups = [_group(kind) for kind in store.kinds(selection=selection, limit=limit)]
+        total = store.count(selection=selection)
     finally:
         store.close()
-    document = {"total": total, "groups": groups, "letters": [_row(letter) for letter in letters]}
+    document = {"total": total, "groups": groups, "letters": [row(letter) for letter in letters]}
     if not letters:
-        of = f" of {plugin}" if plugin else ""
+        of = f" of {selection.plugin}" if selection.plugin else ""
         session.out.result("dlq.list", document, f"no dead letters{of}")
         return
     session.out.result("dlq.list", document, _table(letters))
@@ -56,15 +54,17 @@ def show_letter(letter_id: LetterId, /, *, session: SessionArgument) -> None:
 
     Every attempt's error, and the message as it came. For example: echo-core dlq show 7
     """
-    store = _store(session)
+    store = store_of(session)
     try:
         letter = store.get(letter_id)
     finally:
         store.close()
-    document = _row(letter) | {
+    document = row(letter) | {
         "attempts": letter.attempts,
-        "message": _message(letter),
+        "config_digest": letter.config_digest,
+        "message": _message(letter.original),
         "original": letter.original,
+        "edited_message": None if letter.edited is None else _message(letter.edited),
     }
     session.out.result("dlq.show", document, "\n".join(_page(letter)))
 
@@ -74,27 +74,8 @@ def _group(kind: Kind) -> dict[str, Any]:
         "plugin": kind.plugin,
         "reason": kind.reason,
         "count": kind.count,
-        "first": _time(kind.first_ns),
-        "last": _time(kind.last_ns),
-    }
-
-
-def _store(session: Session) -> DeadLetterStore:
-    return DeadLetterStore(session.workspace().state / FILE_NAME)
-
-
-def _row(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "time": _time(letter.time_ns),
-        "plugin": letter.plugin,
-        "version": letter.version,
-        "topic": letter.topic,
-        "message_id": letter.message_id,
-        "root_id": letter.root_id,
-        "trace_id": letter.trace_id,
-        "reason": letter.reason,
-        "attempts": len(letter.attempts),
+        "first": moment(kind.first_ns),
+        "last": moment(kind.last_ns),
     }
 
 
@@ -110,45 +91,48 @@ def _table(letters: Sequence[DeadLetter]) -> "Table":
     for letter in letters:
         table.add_row(
             str(letter.id),
-            _time(letter.time_ns),
+            moment(letter.time_ns),
             f"{letter.plugin} {letter.version}",
             letter.topic,
             str(len(letter.attempts)),
-            _first_line(letter.reason),
+            ("[quarantined] " if letter.is_quarantined else "") + _first_line(letter.reason),
         )
     return table
 
 
 def _page(letter: DeadLetter) -> Iterator[str]:
-    yield f"dead letter {letter.id}: {letter.plugin} {letter.version}, {_time(letter.time_ns)}"
+    yield f"dead letter {letter.id}: {letter.plugin} {letter.version}, {moment(letter.time_ns)}"
     yield f"  topic    {printable(letter.topic)}"
     yield f"  message  {letter.message_id}"
     yield f"  root     {letter.root_id}"
     yield f"  trace    {letter.trace_id or '-'}"
     yield f"  reason   {_indented(letter.reason, 11)}"
+    if letter.replays:
+        held = ", and is quarantined: replay it with --force" if letter.is_quarantined else ""
+        yield f"  replays  {letter.replays}{held}"
     for attempt in letter.attempts:
-        yield f"attempt {attempt.number}, {_time(attempt.time_ns)}"
+        yield f"attempt {attempt.number}, {moment(attempt.time_ns)}"
         yield f"  {attempt.error_type}: {_indented(attempt.error, 2)}"
         if attempt.traceback:
             yield f"  {_indented(attempt.traceback.rstrip(), 2)}"
-    message = _message(letter)
-    yield "message as it came" if message is not None else "message as it came: not decodable, its text"
-    shown = (
-        letter.original if message is None else msgspec.json.format(msgspec.json.encode(message), indent=2)
-    )
-    yield printable(shown.decode("utf-8", "replace"))
+    yield from _shown("message as it came", letter.original)
+    if letter.edited is not None:
+        yield from _shown("message as it is to be replayed", letter.edited)
 
 
-def _message(letter: DeadLetter) -> Any:
+def _shown(title: str, raw: bytes) -> Iterator[str]:
+    message = _message(raw)
+    yield title if message is not None else f"{title}: not decodable, its text"
+    text = raw if message is None else msgspec.json.format(msgspec.json.encode(message), indent=2)
+    yield printable(text.decode("utf-8", "replace"))
+
+
+def _message(raw: bytes) -> Any:
     """The message as JSON-like values; None when the bytes are none, or hold what JSON cannot."""
     try:
-        return msgspec.to_builtins(letter.message(), str_keys=True)
+        return msgspec.to_builtins(decode(raw), str_keys=True)
     except (MessageError, TypeError, ValueError):
         return None
-
-
-def _time(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / 1e9, tz=UTC).isoformat(sep=" ", timespec="milliseconds")
 
 
 def _first_line(text: str) -> str:

@@ -5,6 +5,7 @@ variables `ECHO_PLUGIN_<NAME>__<KEY>` (a further `__` goes one table deeper); th
 JSON Schema, 2020-12 unless it says otherwise.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -25,6 +26,12 @@ def effective_config(manifest: Manifest, settings: Settings, environ: Mapping[st
     where = f"[plugins.{manifest.name}] of echo-core.toml, or {_PREFIX}{manifest.name.upper()}__*"
     check_config(manifest, config, where=where)
     return MappingProxyType(config)
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256, as hex, of a configuration: equal for equal values, whatever their order."""
+    text = json.dumps(dict(config), sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from echo_core.runtime.changes import Changes
 from echo_core.runtime.clock import Clock, SystemClock
 from echo_core.runtime.config import effective_config
 from echo_core.runtime.context import FollowedSourceContext, HostContext, SourceContext
-from echo_core.runtime.dead_letters import DeadLetterStore
+from echo_core.runtime.dead_letters import DeadLetterError, DeadLetterStore
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.history import History
 from echo_core.runtime.offer import Offer
 from echo_core.runtime.order import upstream_first
+from echo_core.runtime.replay import Replayer
 from echo_core.runtime.roster import Roster
 from echo_core.runtime.settings import Settings
 from echo_core.runtime.settlement import Followed
@@ -63,6 +64,7 @@ class Host:
         self._transport = transport
         self._telemetry = telemetry
         self._dead_letters = dead_letters
+        self._replayer = Replayer(dead_letters, transport)
         self._clock = clock or SystemClock()
         self._environ = environ
         self._dispatcher = Dispatcher(transport, dead_letters, self._clock)
@@ -220,12 +222,14 @@ class Host:
         await self._transport.open()
         watch = asyncio.create_task(self._dispatcher.watch(), name="deadlines")
         health = asyncio.create_task(self._check_health(), name="health checks")
+        replays = asyncio.create_task(self._replayer.watch(), name="replays")
         try:
             await self._unless_stopped(self._start())
             await self._unless_stopped(self._idle() if until_idle else asyncio.Event().wait())
         finally:
             await self._changes.close()
             await _cancelled(health)
+            await _cancelled(replays)
             await self._shut_down()
             await _cancelled(watch)
             await self._transport.close()
@@ -262,6 +266,8 @@ class Host:
             changes = self._changes.begun
             await self._changes.settled()
             await asyncio.gather(*(s.source_ended() for s in self._roster.supervisors()))
+            with contextlib.suppress(DeadLetterError):  # `watch` says so
+                await self._replayer.run_waiting()
             await self._transport.wait_until_settled()
             await self._told()
 

@@ -22,7 +22,14 @@ from echo_core.message import BaseMessage, encode
 from echo_core.plugin import Outcome, Plugin, ProcessingStatus
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext, message_in_hand
-from echo_core.runtime.dead_letters import Attempt, DeadLetter, DeadLetterError, DeadLetterStore
+from echo_core.runtime.dead_letters import (
+    REPLAYED,
+    Attempt,
+    DeadLetter,
+    DeadLetterError,
+    DeadLetterStore,
+    replays_of,
+)
 from echo_core.runtime.retry import backoff_s
 from echo_core.runtime.settlement import Settlements
 from echo_core.runtime.slot import Channel, PluginSlot
@@ -176,7 +183,9 @@ class Lane:
                     return
                 number += 1
             while True:
-                scope = self._messages.process(topic, message, attempt=number, previous=scope)
+                scope = self._messages.process(
+                    topic, message, attempt=number, previous=scope, replay=REPLAYED in message.trace_context
+                )
                 began = self._busy_since = monotonic()
                 with scope:
                     try:
@@ -345,6 +354,8 @@ def dead_letter(
         reason=reason,
         attempts=attempts,
         original=original,
+        config_digest=slot.config_digest,
+        replays=replays_of(message),
     )
 
 

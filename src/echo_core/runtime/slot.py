@@ -78,6 +78,8 @@ class PluginSlot:
     tell_status: Callable[[str], None] = lambda status: None
     """Tells that process what is on its telemetry from now on."""
     unload: Callable[[], None] = lambda: None
+    config_digest: str = ""
+    """SHA-256 of the effective configuration, once that is known."""
     statistics: Statistics = field(default_factory=Statistics)
 
     @property

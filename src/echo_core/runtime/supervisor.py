@@ -12,6 +12,7 @@ from echo_core.errors import EchoCoreError, PluginLoadError
 from echo_core.manifest import Manifest, check_host
 from echo_core.plugin import Plugin
 from echo_core.roles import Source
+from echo_core.runtime.config import config_digest
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.dispatch import GRACE_S
 from echo_core.runtime.isolation.plugin import RemotePlugin
@@ -58,6 +59,7 @@ class Supervisor:
                     )
                 slot.plugin = plugin
                 self.context = await self._context_or_end(plugin)
+                slot.config_digest = config_digest(self.context.config)
         except TimeoutError:
             self._gave_up = True
             slot.move_to(PluginState.FAILED, f"loading did not end within {deadline_s:g} s")

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from time import monotonic
 from typing import Any, Final, Protocol, TypeAlias
 
-from echo_core.errors import EchoCoreError, TopicError, TransportClosed
+from echo_core.errors import EchoCoreError, TopicError, TransportClosed, TransportError
 from echo_core.message import BaseMessage, Receipt
 from echo_core.testing._checks import ContractBroken, require
 from echo_core.transports.base import Delivery, Subscription, Transport
@@ -560,6 +560,33 @@ async def check_a_batch_of_deliveries_is_settled_as_each_would_be(open_transport
         (again,) = await _take(reader, 1)
         require(again.message.data == 4, f"{again.message.data} came again instead of 4")
         await again.settle()
+
+
+@_check
+async def check_what_is_redelivered_comes_to_the_subscription_that_is_meant(
+    open_transport: OpenTransport,
+) -> None:
+    """`redeliver` gives a message to one subscription again, whatever its patterns; to all, if it must."""
+    async with (
+        open_transport() as transport,
+        transport.subscribe("meant", ["a"]) as meant,
+        transport.subscribe("other", ["a"]) as other,
+    ):
+        message = _message("again")
+        await transport.redeliver("meant", "a", message)
+        (delivery,) = await _take(meant, 1)
+        require(delivery.message == message, f"{message!r} came again as {delivery.message!r}")
+        await delivery.settle()
+        if not transport.capabilities.redelivers_to_one:
+            await _settle(*await _take(other, 1))
+            return
+        require(other.statistics().waiting == 0, "another subscription got it too")
+        require(transport.unsettled() == 0, "it is settled, and still counted")
+        try:
+            await transport.redeliver("nobody", "a", message)
+        except TransportError:
+            return
+        raise ContractBroken("it was redelivered to a subscription that is not there")
 
 
 @_check

@@ -32,6 +32,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """`congestion` tells a source to wait before the queues that its messages fill are full."""
     reports_acceptance: bool = False
     """`on_accept` is called: a source learns how its messages ended, not only that they were accepted."""
+    redelivers_to_one: bool = False
+    """`redeliver` reaches the one subscription that is meant, and no other."""
     accepted: str = ""
     """What it means that `publish` returned, in a sentence; docs/durability.md has the same."""
     settled: str = ""
@@ -150,6 +152,14 @@ class Transport(ABC):
         """
         for message in messages:
             await self.publish(topic, message)
+
+    async def redeliver(self, subscriber: str, topic: str, message: BaseMessage) -> None:
+        """`publish` a message that was published before, because `subscriber` is to have it again.
+
+        By default everybody who subscribes to the topic gets it. With `Capabilities.redelivers_to_one` it
+        raises `TransportError` when there is no such subscription.
+        """
+        await self.publish(topic, message)
 
     @abstractmethod
     def subscribe(self, name: str, patterns: Sequence[str], *, queue_limit: int = 1_000) -> Subscription:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Generator, Sequence
 from typing import Any, ClassVar, Final, Self
 
-from echo_core.errors import QueueFull, TransportClosed
+from echo_core.errors import QueueFull, TransportClosed, TransportError
 from echo_core.message import BaseMessage
 from echo_core.topics import TopicPattern, TopicTrie, check_topic
 from echo_core.transports.base import (
@@ -278,6 +278,7 @@ class MemoryTransport(Transport):
         delayed_retry=True,
         slows_by_source=True,
         reports_acceptance=True,
+        redelivers_to_one=True,
         accepted="`publish` returned, and the message is in the queue of every subscription that matched "
         "then; it ends with the process.",
         settled="`settle` returned, and the message does not come to that subscription again.",
@@ -364,6 +365,21 @@ class MemoryTransport(Transport):
         if any(len(subscription._queue) > subscription.crowded_at for subscription in subscriptions):
             for source in {message.root_source for message in messages}:
                 self._tell_source(source, subscriptions)
+
+    async def redeliver(self, subscriber: str, topic: str, message: BaseMessage) -> None:
+        self._find_subscribers(topic)  # refuses what cannot be published
+        found = [each for each in self._subscriptions if each.name == subscriber]
+        if not found:
+            raise TransportError(
+                f"nobody subscribes as {subscriber!r}", fix="activate the plugin, and run it"
+            )
+        subscription = found[-1]
+        while subscription.is_full:
+            await subscription.wait_for_room()
+        subscription.put_all([MemoryDelivery(subscription, topic, message, 1)])
+        self._unsettled += 1
+        if self.on_accept is not None:
+            self.on_accept(message, 1)
 
     def _find_subscribers(self, topic: str) -> tuple[MemorySubscription, ...]:
         """Who gets the topic. Asked once a topic, until a subscription comes or goes, or the end."""

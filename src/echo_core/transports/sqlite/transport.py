@@ -249,6 +249,7 @@ class SqliteTransport(Transport):
         delayed_retry=True,
         slows_by_source=True,
         reports_acceptance=True,
+        redelivers_to_one=True,
         accepted="`publish` returned, and the message is on disk, for every subscription that matched then, "
         "whether a host listens to it or not; inside a handler it is on its way there, and the message in "
         "hand is not settled before it.",
@@ -318,6 +319,14 @@ class SqliteTransport(Transport):
             if subscription.is_full and not self._pressure.would_deadlock(subscription.name, message.source):
                 await self._pressure.wait(message.source, subscription)
 
+    async def redeliver(self, subscriber: str, topic: str, message: BaseMessage) -> None:
+        """The subscription need not be of this process; it gets the message behind what waits for it."""
+        self._find_subscribers(topic)  # refuses what cannot be published
+        accepted = self._loop.create_future()
+        publication = Publication(topic, encode(message), message, accepted, subscriber)
+        self._writer_or_closed().publish(publication)
+        await accepted
+
     def _is_made_in_hand(self, message: BaseMessage) -> bool:
         """Whether it is made from a message that its publisher has not settled: then nobody need wait.
 
@@ -379,6 +388,8 @@ class SqliteTransport(Transport):
         if subscription in self._subscriptions:
             del self._subscriptions[subscription]
             self._closed.setdefault(subscription.name, []).append(subscription)
+            if self._by_name.get(subscription.name) is subscription:
+                del self._by_name[subscription.name]
             self._subscribers.clear()
             for pattern in subscription.patterns:
                 self._routes.remove(pattern, subscription)
@@ -429,7 +440,7 @@ class SqliteTransport(Transport):
         if self.on_accept is not None:
             for publication in outcome.accepted:
                 if publication.accepted is not None:
-                    self.on_accept(publication.message, len(self._routes.match(publication.topic)))
+                    self.on_accept(publication.message, self._count_readers(publication))
         for reader, claimed in outcome.arrivals:
             reader.arrive(claimed)
         for reader, count in outcome.on_disk:
@@ -450,6 +461,13 @@ class SqliteTransport(Transport):
         if outcome.broken is not None:
             self._break(outcome.broken)
         self._check_settled()
+
+    def _count_readers(self, publication: Publication) -> int:
+        """How many subscriptions of this process get the message."""
+        readers = self._routes.match(publication.topic)
+        if publication.subscriber is None:
+            return len(readers)
+        return int(publication.subscriber in self._by_name)
 
     def _break(self, error: TransportError) -> None:
         """Whoever waits for something hears that it will not come."""

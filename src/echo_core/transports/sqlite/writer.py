@@ -84,6 +84,8 @@ class Publication(NamedTuple):
     message: BaseMessage
     accepted: "Answer | None"
     """None where nobody waits: what it was made from is settled after it, and comes again if it is lost."""
+    subscriber: str | None = None
+    """The one subscription that is to get it; None: all that want its topic."""
 
 
 @dataclass(slots=True, eq=False)
@@ -160,6 +162,8 @@ class Writer:
         """Of the readers of one subscription, the one that gets what comes: the newest."""
         self._routes: TopicTrie[int] = TopicTrie()
         self._known_routes: dict[str, tuple[int, ...]] = {}
+        self._ids: dict[str, int] = {}
+        """Of the subscriptions, by name."""
         self._next_due_ns: int | None = None
         self._delayed_ns = 0
         """When something was last delayed: a clock that shows less was set back since."""
@@ -476,6 +480,7 @@ class Writer:
         self._routes = TopicTrie()
         self._known_routes.clear()
         for subscriber in self._store.subscribers():
+            self._ids[subscriber.name] = subscriber.id
             for pattern in subscriber.patterns:
                 self._routes.add(TopicPattern(pattern), subscriber.id)
         for attached in self._current.values():
@@ -577,15 +582,24 @@ class Writer:
                 (each.accepted, refusal) for each in publications if each.accepted is not None
             ]
             publications = [each for each in publications if each.accepted is None]
-        kept = [
-            (topic, body, routes)
-            for topic, body, _, _ in publications
-            if (routes := self._known_routes.get(topic) or self._find_routes(topic))
-            or self._settings.retain_s
-        ]
+        kept: list[tuple[str, bytes, tuple[int, ...]]] = []
+        accepted: list[Publication] = []
+        for publication in publications:
+            topic = publication.topic
+            if publication.subscriber is None:
+                routes = self._known_routes.get(topic) or self._find_routes(topic)
+            elif publication.subscriber in self._ids:
+                routes = (self._ids[publication.subscriber],)
+            else:
+                assert publication.accepted is not None
+                outcome.refused.append((publication.accepted, _no_subscriber(publication.subscriber)))
+                continue
+            accepted.append(publication)
+            if routes or self._settings.retain_s:
+                kept.append((topic, publication.body, routes))
         if kept:
             self._add(kept, outcome)
-        outcome.accepted = publications
+        outcome.accepted = accepted
 
     def _find_routes(self, topic: str) -> tuple[int, ...]:
         if len(self._known_routes) >= _REMEMBERED:
@@ -669,6 +683,10 @@ class Writer:
 
 
 _NOTHING: Final = Outcome()
+
+
+def _no_subscriber(name: str) -> TransportError:
+    return TransportError(f"nobody ever subscribed as {name!r}", fix="activate the plugin, and run it once")
 
 
 def _drained(queue: deque[T]) -> list[T]:

@@ -1,0 +1,176 @@
+"""Dead letters replayed, edited, discarded, and in files, from the command line."""
+
+import asyncio
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import msgspec
+import pytest
+
+from cli.test_dlq import letter
+from echo_core.message import BaseMessage, encode
+from echo_core.runtime.dead_letters import FILE_NAME, MOST_REPLAYS, DeadLetter, DeadLetterStore
+from echo_core.workspace import SETTINGS_FILE, Workspace
+from support.stores import rows, store_at
+
+Call = Callable[..., CompletedProcess[str]]
+
+
+def of(data: object, **changes: object) -> DeadLetter:
+    original = encode(BaseMessage(source="src", data=data))
+    return msgspec.structs.replace(letter(), original=original, **changes)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    (tmp_path / SETTINGS_FILE).write_text('[host]\ntransport = "sqlite://"\n')
+    monkeypatch.chdir(tmp_path)
+    return Workspace(tmp_path)
+
+
+def keep(workspace: Workspace, *letters: DeadLetter) -> None:
+    store = DeadLetterStore(workspace.state / FILE_NAME)
+    store.add(letters)
+    store.close()
+
+
+def left(workspace: Workspace) -> list[DeadLetter]:
+    store = DeadLetterStore(workspace.state / FILE_NAME)
+    letters = store.newest()
+    store.close()
+    return letters
+
+
+async def subscribe(workspace: Workspace) -> None:
+    async with (
+        store_at(workspace.state / "messages.sqlite") as transport,
+        transport.subscribe("checker", ["transcript.raw"]),
+    ):
+        pass
+
+
+def test_a_replay_ends_with_how_many_were_sent(call: Call, workspace: Workspace) -> None:
+    asyncio.run(subscribe(workspace))
+    keep(workspace, of(1), of(2), of(3, plugin="sink"))
+    done = call("dlq", "replay", "--plugin", "checker")
+    assert (done.returncode, done.stdout) == (0, "replay 1: 2 of 2 replayed\n")
+    assert rows(workspace.state / "messages.sqlite", "SELECT count(*) FROM deliveries") == [(2,)]
+    assert [one.plugin for one in left(workspace)] == ["sink"]
+    done = call("dlq", "replay", "--all", "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert (document["done"], document["failed"]) == (0, 1)
+    assert "nobody ever subscribed as 'sink'" in document["reason"]
+    jobs = call("dlq", "jobs").stdout.splitlines()
+    assert [line.split()[0] for line in jobs] == ["ID", "2", "1"]
+
+
+def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(call: Call, workspace: Workspace) -> None:
+    keep(workspace, of(1), of(2), of(3, replays=MOST_REPLAYS))
+    done = call("dlq", "replay", "--all", "--first", 1, "--dry-run")
+    assert done.stdout.splitlines() == ["1: message m-1 to checker, transcript.raw", "1 would be replayed"]
+    assert json.loads(call("dlq", "replay", "--all", "--dry-run", "--json").stdout)["total"] == 2
+    assert json.loads(call("dlq", "replay", "--all", "--dry-run", "--force", "--json").stdout)["total"] == 3
+    assert len(left(workspace)) == 3
+    assert call("dlq", "jobs").stdout == "no replays\n"
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize("verb", ["replay", "discard", "export"])
+def test_it_must_be_said_which_are_meant(call: Call, verb: str) -> None:
+    done = call("dlq", verb)
+    assert (done.returncode, "it is not said which" in done.stderr, "--all" in done.stderr) == (2, True, True)
+
+
+def test_without_a_host_a_replay_in_memory_waits_for_one(
+    call: Call, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echo_core.cli.dlq_replay._PATIENCE_S", 0.0)
+    workspace.settings_file.write_text("")
+    keep(workspace, of(1))
+    done = call("dlq", "replay", 1)
+    assert (done.returncode, done.stdout) == (0, "replay 1: 0 of 1 replayed; waiting\n")
+    assert "no host runs" in done.stderr
+
+
+def test_quarantined_and_edited_letters_are_marked(call: Call, workspace: Workspace) -> None:
+    keep(workspace, of(1, replays=MOST_REPLAYS))
+    assert "[quarantined] missing field lang" in call("dlq", "list").stdout
+    assert "replays  3, and is quarantined: replay it with --force" in call("dlq", "show", 1).stdout
+
+
+def test_the_list_is_filtered_by_error_topic_id_and_time(call: Call, workspace: Workspace) -> None:
+    keep(workspace, of(1), of(2, reason="late"), of(3, topic="a.b"), of(4, message_id="m-4"))
+    for options, expected in (
+        (["--error", "LATE"], [2]),
+        (["--topic", "a.*"], [3]),
+        (["--id", "m-4"], [4]),
+        (["--until", "2020-01-01"], []),
+        (["--since", "2020-01-01T00:00", "--error", "missing"], [4, 3, 1]),
+        (["--since", "5m"], []),
+    ):
+        document = json.loads(call("dlq", "list", *options, "--json").stdout)
+        assert [one["id"] for one in document["letters"]] == expected, options
+    done = call("dlq", "list", "--since", "yesterday")
+    assert (done.returncode, "2h for two hours ago" in done.stderr) == (2, True)
+
+
+def test_an_edit_is_shown_kept_and_replayed(
+    call: Call, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(workspace, of({"lang": None, "text": "hello"}))
+    mended = tmp_path / "mended.json"
+    mended.write_text('{"text": "hello", "lang": "en"}')
+    done = call("dlq", "edit", 1, "--data", mended, "--dry-run")
+    assert '-  "lang": null,' in done.stdout
+    assert left(workspace)[0].edited is None
+    assert call("dlq", "edit", 1, "--data", mended).returncode == 0
+    assert left(workspace)[0].replayable().data == {"lang": "en", "text": "hello"}
+    assert left(workspace)[0].message().data == {"lang": None, "text": "hello"}
+    assert "message as it is to be replayed" in call("dlq", "show", 1).stdout
+    monkeypatch.setattr("sys.stdin", io.StringIO(mended.read_text()))
+    assert call("dlq", "edit", 1, "--data=-").stdout == "nothing was changed\n"
+
+
+def test_an_edit_that_cannot_be_is_refused(call: Call, workspace: Workspace, tmp_path: Path) -> None:
+    keep(workspace, of({"text": "hello"}), of({"raw": b"\x00"}))
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{text: hello}")
+    done = call("dlq", "edit", 1, "--data", wrong)
+    assert (done.returncode, "this is no JSON" in done.stderr) == (2, True)
+    done = call("dlq", "edit", 2, "--data", wrong)
+    assert (done.returncode, "values that JSON has not" in done.stderr) == (2, True)
+    assert call("dlq", "edit", 1, "--data", tmp_path / "none").returncode == 2
+    done = call("dlq", "edit", 1)
+    assert (done.returncode, "--data FILE" in done.stderr) == (2, True)
+    assert call("dlq", "edit", 9, "--data", wrong).returncode == 3
+
+
+def test_letters_are_discarded_for_good(call: Call, workspace: Workspace) -> None:
+    keep(workspace, of(1), of(2), of(3))
+    assert call("dlq", "discard", 1, 3).stdout == "2 discarded\n"
+    assert [one.id for one in left(workspace)] == [2]
+    assert json.loads(call("dlq", "discard", "--all", "--json").stdout)["discarded"] == 1
+
+
+def test_letters_travel_in_a_file_with_all_that_is_known_of_them(
+    call: Call, workspace: Workspace, tmp_path: Path
+) -> None:
+    keep(workspace, of({"raw": b"\x00"}, config_digest="d" * 64, replays=2, edited=b"x"), of(2))
+    before = left(workspace)
+    file = tmp_path / "letters.jsonl"
+    assert call("dlq", "export", "--all", "--file", file).stdout == f"2 written to {file}\n"
+    assert call("dlq", "export", 1).stdout == file.read_text().splitlines()[0] + "\n"
+    call("dlq", "discard", "--all")
+    assert call("dlq", "import", file).stdout == "2 imported\n"
+    after = left(workspace)
+    assert [msgspec.structs.replace(one, id=0) for one in after] == [
+        msgspec.structs.replace(one, id=0) for one in before
+    ]
+    file.write_text(file.read_text() + '{"schema": "other"}\n')
+    done = call("dlq", "import", file)
+    assert (done.returncode, "line 3" in done.stderr) == (2, True)
+    assert len(left(workspace)) == 2
