@@ -4,6 +4,7 @@ Everything goes through public doors, and no choice depends on what telemetry an
 same to any engine.
 """
 
+import asyncio
 import enum
 import logging
 import math
@@ -85,6 +86,7 @@ class Traffic:
         self._waiting: list[tuple[str, Message]] = []
         self._open: list[Span] = []
         self._attempts: list[tuple[str, Message, ProcessScope]] = []
+        self._contexts: list[otel_context.Context] = []
         self._depth = 0
 
     def run(self, steps: int) -> None:
@@ -139,6 +141,9 @@ class Traffic:
                 (self._raise, 1),
                 (self._with_baggage, 1),
                 (self._in_a_thread, 1),
+                (self._in_tasks, 1),
+                (self._remember_the_context, 1),
+                (self._in_a_remembered_context, 1),
                 (self._under_a_foreign_span, 1),
                 (self._open_span, 1),
                 (self._close_span, 1),
@@ -314,6 +319,33 @@ class Traffic:
     def _in_a_thread(self) -> None:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(copy_context().run, self._work).result()
+
+    def _in_tasks(self) -> None:
+        async def task() -> None:
+            await asyncio.sleep(0)
+            self._work()
+
+        async def tasks() -> None:
+            await asyncio.create_task(task())
+            await asyncio.to_thread(self._work)
+            await asyncio.gather(task(), task())
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(tasks())
+
+    def _remember_the_context(self) -> None:
+        self._contexts.append(otel_context.get_current())
+
+    def _in_a_remembered_context(self) -> None:
+        """Maybe that of a message that was done with long ago."""
+        if self._contexts:
+            token = otel_context.attach(self._random.choice(self._contexts))
+            try:
+                self._work()
+            finally:
+                otel_context.detach(token)
 
     def _under_a_foreign_span(self) -> None:
         with trace.use_span(NonRecordingSpan(self._span_context())):
