@@ -66,6 +66,11 @@ def unpacked(unpack: Callable[[bytes], bytes]) -> Shown:
     return lambda post: bool(ExportTraceServiceRequest.FromString(unpack(post.body)).resource_spans)
 
 
+def address(post: Post) -> str:
+    """Without a user in it."""
+    return post.headers["host"].partition(":")[0]
+
+
 @dataclass(frozen=True)
 class Sent:
     variables: dict[str, str]
@@ -83,6 +88,8 @@ SENT: Final = [
     Sent({"HEADERS": "authorization=Bearer%20abc,x-b=2"}, "traces", header("authorization"), "Bearer abc"),
     Sent({"HEADERS": "x-b=1", "TRACES_HEADERS": "x-c=2"}, "traces", header("x-c"), "2"),
     Sent({"HEADERS": "x-b=1", "TRACES_HEADERS": "x-c=2"}, "metrics", header("x-b"), "1"),
+    Sent({"ENDPOINT": "{backend_of_me}"}, "traces", header("authorization"), "Basic bWU6cEBzcw=="),
+    Sent({"ENDPOINT": "{backend_of_me}"}, "traces", address, "127.0.0.1"),
     Sent({}, "traces", header("content-type"), "application/x-protobuf"),
     Sent({}, "traces", header("content-encoding"), None),
     Sent({"COMPRESSION": "gzip"}, "traces", header("content-encoding"), "gzip"),
@@ -104,7 +111,10 @@ def test_requests_are_sent_as_told(row: Sent, engine: Engine) -> None:
             else row.variables
         )
         environ = {
-            f"OTEL_EXPORTER_OTLP_{name}": value.format(backend=backend.endpoint)
+            f"OTEL_EXPORTER_OTLP_{name}": value.format(
+                backend=backend.endpoint,
+                backend_of_me=backend.endpoint.replace("http://", "http://me:p%40ss@"),
+            )
             for name, value in told.items()
         }
         with reporting(engine, environ) as telemetry:

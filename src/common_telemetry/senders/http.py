@@ -42,6 +42,7 @@ class HttpSender(Sender):
             "user-agent": _USER_AGENT,
             **self._proxy_headers(),
             **settings.headers,
+            **_authorization(self._url),
         }
         if self._compression != "none":
             self._headers["content-encoding"] = self._compression
@@ -127,7 +128,7 @@ class HttpSender(Sender):
             return http.client.HTTPConnection(at, at_port, timeout=timeout_s)
         connection = http.client.HTTPSConnection(at, at_port, timeout=timeout_s, context=self._tls)
         if self._proxy:
-            connection.set_tunnel(host, port or 443, _authorization(self._proxy))
+            connection.set_tunnel(host, port or 443, _authorization(self._proxy, "proxy-authorization"))
         return connection
 
     def _request_target(self) -> str:
@@ -139,7 +140,9 @@ class HttpSender(Sender):
         return path
 
     def _proxy_headers(self) -> dict[str, str]:
-        return _authorization(self._proxy) if self._proxy and self._tls is None else {}
+        if self._proxy is None or self._tls is not None:
+            return {}
+        return _authorization(self._proxy, "proxy-authorization")
 
 
 class _Timed:
@@ -209,10 +212,11 @@ def _proxy(url: SplitResult) -> SplitResult | None:
     return urlsplit(found if "://" in found else f"http://{found}")
 
 
-def _authorization(proxy: SplitResult) -> dict[str, str]:
-    if proxy.username is None:
+def _authorization(url: SplitResult, header: str = "authorization") -> dict[str, str]:
+    """The header for a user and password that stand in a URL."""
+    if url.username is None:
         return {}
     from base64 import b64encode
 
-    user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"proxy-authorization": f"Basic {b64encode(user.encode()).decode()}"}
+    user = f"{unquote(url.username)}:{unquote(url.password or '')}"
+    return {header: f"Basic {b64encode(user.encode()).decode()}"}
