@@ -1,7 +1,6 @@
 """When the fast engine steps back for OpenTelemetry's SDK, signal by signal, and what it never loads."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -117,18 +116,23 @@ def test_credentials_of_a_plugin_of_the_sdk_need_its_exporter(
     assert "credentials come from a plugin" in caplog.text
 
 
-WRONG: dict[str, Callable[[str], str]] = {
-    "OTEL_EXPORTER_OTLP_ENDPOINT": lambda value: "no URL of a host",
-    "OTEL_METRIC_EXPORT_INTERVAL": lambda value: f"OTEL_METRIC_EXPORT_INTERVAL={value} is no number",
-    "OTEL_METRICS_EXEMPLAR_FILTER": lambda value: f"{value} is none of trace_based",
-    "OTEL_EXPORTER_OTLP_CERTIFICATE": lambda value: "No such file",
+WRONG = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("nonsense", "no URL of a host"),
+    "OTEL_METRIC_EXPORT_INTERVAL": (
+        "0",
+        "INTERVAL=0 is no number of milliseconds above 0",
+    ),
+    "OTEL_BSP_SCHEDULE_DELAY": ("-1", "DELAY=-1 is no number of milliseconds above 0"),
+    "OTEL_METRICS_EXEMPLAR_FILTER": ("nonsense", "nonsense is none of trace_based"),
+    "OTEL_EXPORTER_OTLP_CERTIFICATE": ("nonsense", "No such file"),
 }
 
 
 @pytest.mark.parametrize("variable", WRONG)
 def test_what_cannot_be_set_up_is_a_fault_that_names_the_exporter(variable: str) -> None:
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:1", variable: "nonsense"}
-    with pytest.raises(TelemetryConfigError, match=WRONG[variable]("nonsense")) as raised:
+    value, reason = WRONG[variable]
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:1", variable: value}
+    with pytest.raises(TelemetryConfigError, match=reason) as raised:
         TelemetryContext.from_config(TelemetryConfig(engine="fast"), environ=environ)
     assert all("_EXPORTER 'otlp':" in fault for fault in raised.value.faults)
 

@@ -163,6 +163,28 @@ def test_what_waits_is_sent_after_the_delay(
     assert sum(map(bool, seen)) == 1
 
 
+NUMBERS: Final = (
+    *("OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"),
+    *("OTEL_BLRP_SCHEDULE_DELAY", "OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_METRIC_EXPORT_INTERVAL"),
+    *("OTEL_EXPORTER_OTLP_TIMEOUT",),
+)
+
+
+@pytest.mark.parametrize("variable", NUMBERS)
+def test_what_is_no_number_counts_as_not_set(variable: str, start: Start, receiver: OtlpReceiver) -> None:
+    telemetry = start(environ={variable: "soon"})
+    report(telemetry)
+    assert telemetry.flush()
+    assert (len(receiver.spans()), len(receiver.logs()), len(receiver.metrics())) == (1, 1, 1)
+
+
+def test_an_endless_interval_is_one(start: Start, receiver: OtlpReceiver) -> None:
+    telemetry = start(environ={"OTEL_METRIC_EXPORT_INTERVAL": "inf"})
+    report(telemetry)
+    assert telemetry.flush()
+    assert receiver.metrics("orders")
+
+
 @pytest.mark.parametrize("queue", ["BSP", "BLRP"])
 def test_a_batch_is_no_larger_than_told(queue: str, start: Start, receiver: OtlpReceiver) -> None:
     telemetry = start(

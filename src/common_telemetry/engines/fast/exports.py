@@ -1,6 +1,6 @@
 """From the fast engine's buffers and metrics to senders: when to send, and the count of what came of it."""
 
-import math
+import logging
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -19,11 +19,13 @@ from common_telemetry.senders.answers import Answer
 from common_telemetry.senders.delivery import Sender, deliver
 from common_telemetry.senders.settings import OtlpSettings
 
+_logger = logging.getLogger("common_telemetry")
 QUEUE_LIMIT: Final = 65_536
 # Four times the SDK's: less work for both ends, and at low rates the delay sends smaller ones anyway.
 _BATCH: Final = 2_048
 _PREFIX: Final[Mapping[Signal, str]] = {"traces": "OTEL_BSP", "logs": "OTEL_BLRP"}
 _DELAY_MS: Final[Mapping[Signal, float]] = {"traces": 5_000, "logs": 1_000, "metrics": 60_000}
+_FOREVER_MS: Final = 1e11  # three years; what is endless no thread can wait for
 # A backend may ask to be left alone; for longer than this only by mistake.
 _LONGEST_REST_S: Final = 300.0
 
@@ -244,11 +246,17 @@ def _count(variable: str, default: int, environ: Mapping[str, str]) -> int:
 
 
 def _milliseconds(variable: str, default: float, environ: Mapping[str, str]) -> float:
+    """As the SDK: no number counts as not set and is logged; one that is not above 0 raises ValueError."""
     given = environ.get(variable, "").strip()
+    if not given:
+        return default
     try:
-        found = float(given or default)
+        found = float(given)
     except ValueError:
-        found = math.nan
-    if not found > 0 or math.isinf(found):
+        _logger.warning(
+            "telemetry: %s=%s is no number of milliseconds; it is %g now", variable, given, default
+        )
+        return default
+    if not found > 0:
         raise ValueError(f"{variable}={given} is no number of milliseconds above 0")
-    return found
+    return min(found, _FOREVER_MS)
