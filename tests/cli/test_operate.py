@@ -143,6 +143,29 @@ def test_logs_shows_what_a_plugin_said(running: Call) -> None:
     assert lines[0]["number"] + 1 == lines[1]["number"]
 
 
+def test_a_version_is_tried_promoted_and_rolled_back(running: Call, workspace: Workspace) -> None:
+    make_library(workspace, "greeter", version="1.5", files={"src/greeter/more.py": "MORE = 1\n"})
+    begun = running("upgrade", "greeter", "1.5", "--strategy", "canary", "--percent", "50")
+    assert begun.returncode == 0
+    assert "1.5 gets 50 %" in begun.stdout
+    assert "--finish or --abort" in begun.stdout
+    assert "1.5 gets 75 %" in running("upgrade", "greeter", "--percent", "75").stdout
+    assert running("upgrade", "greeter", "--abort", "--finish").returncode == 2
+    assert running("upgrade", "greeter", "--abort").stdout.startswith("1.5 was sent back: by an operator\n")
+    done = running("upgrade", "greeter", "1.5")
+    assert done.stdout.endswith("greeter 1.5 (development) runs\n")
+    assert running("upgrade", "greeter", "1.5").returncode == 4
+    assert "1.5" in str((workspace.enabled / "greeter").readlink())
+    assert running("rollback", "greeter").stdout.endswith("greeter 1.0 (development) runs\n")
+    shadow = running("upgrade", "greeter", "1.5", "--strategy", "shadow")
+    assert "output: " in shadow.stdout
+    assert (
+        json.loads(running("upgrade", "greeter", "--show", "--json").stdout)["trial"]["strategy"] == "shadow"
+    )
+    assert running("upgrade", "greeter", "--abort").returncode == 0
+    assert running("upgrade", "nobody").returncode == 3
+
+
 def test_top_prints_a_line_for_each_look(running: Call) -> None:
     done = running("top", "--interval", "0.05", "--count", "2")
     assert done.returncode == 0
@@ -152,12 +175,15 @@ def test_top_prints_a_line_for_each_look(running: Call) -> None:
     assert running("top", "--json").returncode == 2
 
 
-@pytest.mark.parametrize("verb", [("status",), ("top",), ("pause", "x"), ("resume", "x"), ("logs",)])
+WITHOUT_HOST = "status; top; pause x; resume x; logs; upgrade x; rollback x"
+
+
+@pytest.mark.parametrize("verb", WITHOUT_HOST.split("; "))
 def test_without_a_host_the_line_that_starts_one_is_given(
-    verb: tuple[str, ...], call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verb: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     idle = init(tmp_path / "idle")
     monkeypatch.setenv("ECHO_CORE_PROJECT", str(idle.root))
-    done = call(*verb)
+    done = call(*verb.split())
     assert (done.returncode, done.stdout) == (5, "")
     assert f"fix: echo-core run --project {idle.root}" in done.stderr

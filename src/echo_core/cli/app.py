@@ -63,6 +63,8 @@ VERBS: Final = (
     Verb("list", "list:list_plugins", _RUN, "Show which plugins there are.", ("list_plugins",)),
     Verb("run", "run:run", _RUN, "Run the activated plugins."),
     Verb("status", "status:status", _OPERATE, "Show the running host and its plugins."),
+    Verb("upgrade", "upgrade:upgrade", _OPERATE, "Let another version take the place of the one that runs."),
+    Verb("rollback", "rollback:rollback", _OPERATE, "Return to the version that ran before."),
     Verb("top", "top:top", _OPERATE, "Watch the running host and its plugins."),
     Verb(
         "pause", "pause:pause", _OPERATE, "Let a running plugin's messages wait, or a source's publications."

@@ -16,16 +16,18 @@ from echo_core.control.documents import (
     Moves,
     Problem,
     Status,
+    Upgrade,
+    Upgraded,
 )
 from echo_core.control.log_tail import LogTail
-from echo_core.errors import NotFound
+from echo_core.errors import ChangeRefused, NotFound
 from echo_core.runtime.dead_letters import DeadLetter, DeadLetterStore
 from echo_core.runtime.host import Host
 from echo_core.runtime.reconcile import Reconciler
 from echo_core.runtime.registry import find_library
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import PluginSnapshot
-from echo_core.workspace import Workspace
+from echo_core.workspace import BUILD_TYPES, Workspace
 
 _WELL: Final = (PluginState.RUNNING, PluginState.FINISHED)
 _GONE: Final = PluginState.STOPPED
@@ -114,6 +116,51 @@ class Board:
         already = self.plugin(name).state is not PluginState.PAUSED
         await self._host.resume(name)
         return Changed(name=name, already=already, plugin=self._host.plugin(name))
+
+    async def upgrade(self, name: str, wish: Upgrade) -> Upgraded:
+        """Let another version take the place of the one that runs, as planned."""
+        build_type = next((kind for kind in BUILD_TYPES if kind == self.plugin(name).build_type), None)
+        build_type = wish.build_type or build_type
+        if build_type is None:
+            raise ChangeRefused(f"{name} does not run from a library", fix="say which build_type is meant")
+        library = await asyncio.to_thread(find_library, self._workspace, name, build_type, wish.version)
+        await self._reconciler.upgrade(library, wish.plan)
+        return self.upgraded(name)
+
+    def upgraded(self, name: str) -> Upgraded:
+        """How the plugin's upgrade stands."""
+        trials = self._host.trials
+        return Upgraded(
+            name=name,
+            trial=trials.status(name),
+            outcome=trials.outcome(name),
+            plugin=self._host.plugin(name),
+        )
+
+    async def deal(self, name: str, percent: float) -> Upgraded:
+        """Give a canary another part."""
+        await self._host.deal(name, percent)
+        return self.upgraded(name)
+
+    async def switch(self, name: str) -> Upgraded:
+        """Let the other of blue and green have all."""
+        await self._host.switch(name)
+        return self.upgraded(name)
+
+    async def promote(self, name: str) -> Upgraded:
+        """End a trial: the new version stays."""
+        await self._host.promote(name)
+        return self.upgraded(name)
+
+    async def send_back(self, name: str) -> Upgraded:
+        """End a trial: the old version stays."""
+        await self._host.send_back(name)
+        return self.upgraded(name)
+
+    async def roll_back(self, name: str) -> Upgraded:
+        """Return to the version before."""
+        await self._reconciler.roll_back(name)
+        return self.upgraded(name)
 
     async def dead_letters(self, plugin: str | None, limit: int) -> DeadLetters:
         """The newest dead letters, of one plugin or of all."""

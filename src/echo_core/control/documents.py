@@ -9,6 +9,8 @@ from echo_core.errors import EchoCoreError
 from echo_core.runtime.dead_letters import DeadLetter
 from echo_core.runtime.states import NEXT, PluginState
 from echo_core.runtime.statistics import PluginSnapshot
+from echo_core.runtime.upgrade.plan import Plan
+from echo_core.runtime.upgrade.status import TrialStatus
 from echo_core.workspace import BuildType
 
 if TYPE_CHECKING:
@@ -104,6 +106,33 @@ class Activate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     build_type: BuildType = "development"
     version: str | None = None
     """None: the newest that is built."""
+
+
+class Upgrade(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which library is to take the place of the one that runs, and how."""
+
+    version: str | None = None
+    """None: the newest that is built."""
+    build_type: BuildType | None = None
+    """None: that of the one that runs."""
+    plan: Plan = Plan()
+
+
+class Deal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much a canary is to get."""
+
+    percent: float
+
+
+class Upgraded(msgspec.Struct, frozen=True, kw_only=True):
+    """How an upgrade stands."""
+
+    name: str
+    trial: TrialStatus | None
+    """None when none is under way."""
+    outcome: str
+    """How the last trial ended; empty if there was none."""
+    plugin: PluginSnapshot | None
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):

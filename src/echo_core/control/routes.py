@@ -8,11 +8,14 @@ from echo_core.control.documents import (
     Activate,
     Changed,
     DeadLetters,
+    Deal,
     Health,
     Logs,
     Moves,
     States,
     Status,
+    Upgrade,
+    Upgraded,
 )
 from echo_core.runtime.dead_letters import DeadLetter
 from echo_core.runtime.statistics import PluginSnapshot
@@ -100,6 +103,34 @@ async def _resume(asked: Asked) -> Changed:
     return await asked.board.resume(asked.name)
 
 
+async def _upgrade(asked: Asked) -> Upgraded:
+    return await asked.board.upgrade(asked.name, asked.body)
+
+
+async def _upgraded(asked: Asked) -> Upgraded:
+    return asked.board.upgraded(asked.name)
+
+
+async def _deal(asked: Asked) -> Upgraded:
+    return await asked.board.deal(asked.name, asked.body.percent)
+
+
+async def _switch(asked: Asked) -> Upgraded:
+    return await asked.board.switch(asked.name)
+
+
+async def _promote(asked: Asked) -> Upgraded:
+    return await asked.board.promote(asked.name)
+
+
+async def _send_back(asked: Asked) -> Upgraded:
+    return await asked.board.send_back(asked.name)
+
+
+async def _roll_back(asked: Asked) -> Upgraded:
+    return await asked.board.roll_back(asked.name)
+
+
 async def _dead_letters(asked: Asked) -> DeadLetters:
     return await asked.board.dead_letters(asked.query["plugin"], asked.query["limit"])
 
@@ -130,6 +161,27 @@ ROUTES: Final = (
     Route("POST", "/v1/plugins/{name}/deactivate", "Disable, drain, take down.", _deactivate, Changed),
     Route("POST", "/v1/plugins/{name}/pause", "Let its messages wait.", _pause, Changed),
     Route("POST", "/v1/plugins/{name}/resume", "Go on after a pause.", _resume, Changed),
+    Route("GET", "/v1/plugins/{name}/upgrade", "How an upgrade stands.", _upgraded, Upgraded),
+    Route(
+        "POST",
+        "/v1/plugins/{name}/upgrade",
+        "Let another version take the place of the one that runs.",
+        _upgrade,
+        Upgraded,
+        takes=Upgrade,
+    ),
+    Route(
+        "POST",
+        "/v1/plugins/{name}/upgrade/deal",
+        "Give a canary another part.",
+        _deal,
+        Upgraded,
+        takes=Deal,
+    ),
+    Route("POST", "/v1/plugins/{name}/upgrade/switch", "Blue to green, or back.", _switch, Upgraded),
+    Route("POST", "/v1/plugins/{name}/upgrade/promote", "The new version stays.", _promote, Upgraded),
+    Route("POST", "/v1/plugins/{name}/upgrade/send-back", "The old version stays.", _send_back, Upgraded),
+    Route("POST", "/v1/plugins/{name}/rollback", "Return to the version before.", _roll_back, Upgraded),
     Route(
         "GET",
         "/v1/dead-letters",

@@ -32,8 +32,10 @@ class Activation:
         self._settings = settings
         self._supervise = supervise
 
-    async def activate(self, offer: Offer) -> None:
+    async def activate(self, offer: Offer, *, drain_s: float | None = None) -> None:
         """Run the plugin; one of the same name serves until this one is ready, and is then drained.
+
+        For at most `drain_s`, the host's `drain_timeout_s` unless said.
 
         Raises `PluginInitError` when it does not come up. Then the old one serves on; where there was
         none, the new one stays as FAILED, with its reason.
@@ -44,7 +46,26 @@ class Activation:
                 await self.take_down(old)
             await self._bring_up(offer)
         else:
-            await self._replace(old, offer)
+            await self._replace(old, offer, self._settings.drain_timeout_s if drain_s is None else drain_s)
+
+    def serving(self, name: str) -> Supervisor:
+        """The plugin, running and not paused; raises `NotFound`, or `ChangeRefused`."""
+        slot = self._known(name)
+        if slot.state not in (PluginState.RUNNING, PluginState.DEGRADED):
+            raise _unfit(slot, "upgraded", f"echo-core status {name}")
+        return self._supervisor(slot)
+
+    async def prepare(self, offer: Offer) -> Supervisor:
+        """Bring the plugin up beside one of its name, and feed it nothing; raises `PluginInitError`."""
+        new = self._supervise(offer)
+        try:
+            with new.slot.telemetry.lifecycle("upgrade"):
+                await self._get_ready(new)
+        except PluginInitError:
+            new.slot.move_to(PluginState.STOPPED)
+            self._roster.remove(new.slot)
+            raise
+        return new
 
     async def deactivate(self, name: str) -> None:
         """Drain the plugin and take it down; raises `NotFound` if there is none of that name.
@@ -77,13 +98,13 @@ class Activation:
         supervisor = self._supervisor(slot)
         if supervisor.context is not None:
             supervisor.context.release()
-        self._feed(supervisor)
+        self.feed(supervisor)
 
     async def _bring_up(self, offer: Offer) -> None:
         supervisor = self._supervise(offer)
         await self._get_ready(supervisor)
         self._dispatcher.collect(supervisor.slot)
-        self._feed(supervisor)
+        self.feed(supervisor)
         self._start_source(supervisor)
 
     async def _get_ready(self, supervisor: Supervisor) -> None:
@@ -109,29 +130,21 @@ class Activation:
                 fix=f"mend it, build it again, and try again: echo-core build {slot.name}",
             )
 
-    async def _replace(self, old: PluginSlot, offer: Offer) -> None:
+    async def _replace(self, old: PluginSlot, offer: Offer, drain_s: float) -> None:
         """Put another version in the place of one that runs: nothing is lost, and order holds."""
-        new = self._supervise(offer)
-        try:
-            with new.slot.telemetry.lifecycle("upgrade"):
-                await self._get_ready(new)
-        except PluginInitError:
-            new.slot.move_to(PluginState.STOPPED)
-            self._roster.remove(new.slot)
-            raise
+        new = await self.prepare(offer)
         was_paused = old.state is PluginState.PAUSED
-        await self._flip(self._supervisor(old), new)
+        await self._flip(self._supervisor(old), new, drain_s)
         if was_paused:
             new.slot.move_to(PluginState.PAUSED, old.reason)
         else:
-            self._feed(new)
+            self.feed(new)
         self._start_source(new)
-        await self._end(old)
+        await self.end(old)
 
-    async def _flip(self, old: Supervisor, new: Supervisor) -> None:
+    async def _flip(self, old: Supervisor, new: Supervisor, drain_s: float) -> None:
         """From here on the new one gets what the old one has not begun, and all that comes."""
         await old.stop_source()
-        drain_s = self._settings.drain_timeout_s
         if _fed_alike(old, new):
             await self._dispatcher.rest(old.slot, drain_s)
             self._dispatcher.hand_over(old.slot, new.slot)
@@ -146,9 +159,10 @@ class Activation:
             await supervisor.stop_source()
             if slot.state is not PluginState.PAUSED:
                 await self._dispatcher.finish(slot, self._settings.drain_timeout_s)
-        await self._end(slot)
+        await self.end(slot)
 
-    async def _end(self, slot: PluginSlot) -> None:
+    async def end(self, slot: PluginSlot) -> None:
+        """Shut it down, and let it go; what it has not handled is kept."""
         supervisor = self._roster.supervisor(slot)
         if supervisor is not None:
             await self._dispatcher.unfollow(slot, self._settings.drain_timeout_s)
@@ -174,16 +188,17 @@ class Activation:
         slot = supervisor.slot
         if slot.is_live:
             try:
-                self._feed(supervisor)
+                self.feed(supervisor)
             except EchoCoreError as error:
                 slot.move_to(PluginState.FAILED, str(error))
         if not slot.is_live:
             await self.withdraw(slot, f"{slot.name} did not start: {slot.reason}")
 
-    def _feed(self, supervisor: Supervisor) -> None:
+    def feed(self, supervisor: Supervisor) -> None:
+        """Open its lanes."""
         slot, context = supervisor.slot, supervisor.context
         assert context is not None
-        self._dispatcher.feed(slot, context, lambda error: _lane_lost(slot, error))
+        self._dispatcher.feed(slot, context, lambda error: lane_lost(slot, error))
 
     def _start_source(self, supervisor: Supervisor) -> None:
         if supervisor.slot.is_source:
@@ -211,7 +226,7 @@ def _fed_alike(old: Supervisor, new: Supervisor) -> bool:
     return limits and set(before.subscriptions) == set(after.subscriptions)
 
 
-def _lane_lost(slot: PluginSlot, error: BaseException) -> None:
+def lane_lost(slot: PluginSlot, error: BaseException) -> None:
     """A lane ended by an error that is not a plugin's: say so, rather than let the queue stand still."""
     logger.error("a lane of %s ended by an error of the host", slot.name, exc_info=error)
     if slot.is_live:

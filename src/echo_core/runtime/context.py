@@ -123,6 +123,17 @@ class HostContext:
         self._allowed_topics: set[str] = set()
         self._threads = threads
 
+    @property
+    def door(self) -> tuple[Accept, AcceptBatch]:
+        """Where publications go, one and many."""
+        return self._accept, self._accept_batch
+
+    def use_door(self, accept: Accept, accept_batch: AcceptBatch) -> tuple[Accept, AcceptBatch]:
+        """Let publications go there from now on; returns where they went before."""
+        before = self.door
+        self._accept, self._accept_batch = accept, accept_batch
+        return before
+
     def hold(self) -> None:
         """Let publications wait until `release`."""
         if self._gate is None:
@@ -249,6 +260,7 @@ class HostContext:
         """Let the topic pass from now on, if it may; a bounded number of them is remembered."""
         check_topic(topic)
         if topic not in self._allowed:
+            self.statistics.refused += 1
             raise PublishRefused(
                 f"{self.plugin_name} may not publish to {topic!r}",
                 where=f"{self.plugin_name} {self.plugin_version}",

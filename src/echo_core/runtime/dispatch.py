@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from echo_core.errors import TransportClosed
@@ -12,7 +14,7 @@ from echo_core.manifest import Delivery as DeliverySettings
 from echo_core.runtime.batch import BatchLane
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext
-from echo_core.runtime.dead_letters import DeadLetterStore
+from echo_core.runtime.dead_letters import DeadLetter, DeadLetterStore
 from echo_core.runtime.lane import BATCH, Lane, Receive, dead_letter
 from echo_core.runtime.lanes import Backlog, Sorter
 from echo_core.runtime.settlement import Settlements
@@ -36,6 +38,16 @@ class _Feeding:
     workers: Sequence[asyncio.Task[None]]
     stages: Sequence[tuple[Sorter | Shedder, asyncio.Task[None]]] = ()
     """In the order in which messages go through them; their tasks are among the workers."""
+
+
+class _Nowhere(DeadLetterStore):
+    """For copies: what becomes of them is nobody's loss."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def add(self, letters: Sequence[DeadLetter]) -> None:
+        """Let them go."""
 
 
 class Dispatcher:
@@ -83,24 +95,30 @@ class Dispatcher:
         context: HostContext,
         lost: Callable[[BaseException], None],
         receive: Receive | None = None,
+        *,
+        stage: Sorter | None = None,
+        apart: bool = False,
     ) -> None:
-        """Open the plugin's lanes on its subscription, or on `receive`, after what rests from before.
+        """Open the plugin's lanes on its subscription, after what rests from before; or on `receive` alone.
 
-        `lost` hears of an error of ours that ended one of them.
+        `stage` is what fills `receive`, and lives as long as the lanes. `lost` hears of an error of ours that
+        ended one of them. `apart`: what they get are copies, of which nothing is kept.
         """
         assert slot.manifest is not None
         if receive is None:
             if slot.subscription is None:
                 return
-            receive = slot.subscription.receive
-        if slot.resting:
-            receive = Backlog(slot.resting, receive).receive
+            receive = self.backlog(slot) if slot.resting else slot.subscription.receive
+        settlements = Settlements() if apart else self.settlements
+        dead_letters = _Nowhere() if apart else self._dead_letters
         delivery = slot.manifest.delivery
         limit = self._limit(delivery.queue_limit)
         stages: list[tuple[Sorter | Shedder, asyncio.Task[None]]] = []
+        if stage is not None:
+            stages.append((stage, asyncio.create_task(stage.run(), name=f"{slot.name} splitter")))
         if delivery.when_full != "wait":
             oldest = delivery.when_full == "shed_oldest"
-            shedder = Shedder(slot, receive, self.settlements, limit=limit, oldest=oldest)
+            shedder = Shedder(slot, receive, settlements, limit=limit, oldest=oldest)
             receive, limit = shedder.receive, delivery.lanes
             stages.append((shedder, asyncio.create_task(shedder.run(), name=f"{slot.name} shedder")))
         receivers: Sequence[Receive] = [receive] * delivery.lanes
@@ -116,10 +134,10 @@ class Dispatcher:
                 slot,
                 context,
                 receive,
-                self._dead_letters,
+                dead_letters,
                 self._clock,
                 self.turn,
-                self.settlements,
+                settlements,
                 number=number,
                 batch=batch,
             )
@@ -131,6 +149,16 @@ class Dispatcher:
         for worker in workers:
             worker.add_done_callback(lambda task: _report(task, lost))
         self._feeding[slot] = _Feeding(lanes, workers, stages)
+
+    def backlog(self, slot: PluginSlot) -> Receive:
+        """What rests in the slot, then its subscription; what is not taken stays where it is."""
+        assert slot.subscription is not None
+        return Backlog(slot.resting, slot.subscription.receive).receive
+
+    def has_work(self, slot: PluginSlot) -> bool:
+        """Whether its lanes have messages that they have not ended."""
+        feeding = self._feeding.get(slot)
+        return feeding is not None and any(lane.holds for lane in feeding.lanes)
 
     def _limit(self, asked: int) -> int:
         """How many messages may wait between subscription and lanes: `asked`, or less with many plugins.

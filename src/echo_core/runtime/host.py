@@ -32,6 +32,8 @@ from echo_core.runtime.slot import PluginEvent, PluginSlot
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 from echo_core.runtime.supervisor import Supervisor
+from echo_core.runtime.upgrade.plan import Plan
+from echo_core.runtime.upgrade.trials import Trials
 from echo_core.transports.base import Transport
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class Host:
         self._roster = Roster()
         self._changes = Changes()
         self._activation = Activation(self._roster, self._dispatcher, settings.host, self._supervise)
+        self.trials = Trials(self._activation, self._dispatcher, self._changes, settings.host.drain_timeout_s)
+        """Upgrades under way; what changes them goes through the methods here."""
         self._refused: dict[PluginSlot, EchoCoreError] = {}
         self.history = History()
         """Every move of a plugin from state to state, as far back as there is room."""
@@ -107,19 +111,66 @@ class Host:
         Raises `PluginInitError` when it does not come up (then what ran before runs on), `HostStopping`
         before `started` and after a stop was requested.
         """
-        await self._changes.make(offer.manifest.name, self._activation.activate(offer))
+        await self._change_untried(offer.manifest.name, lambda: self._activation.activate(offer))
+
+    async def upgrade(self, offer: Offer, plan: Plan) -> None:
+        """Let this version take the place of the one that runs, as planned.
+
+        graceful and immediate: done on return. The others are under way then: see `trials`, `deal`,
+        `switch`, `promote`, `send_back`. Raises `PluginInitError` when it does not come up, `NotFound` and
+        `ChangeRefused` where there is nothing to upgrade, `BadRequest`, `HostStopping`.
+        """
+        plan.check()
+        name = offer.manifest.name
+        self._activation.serving(name)
+        if plan.strategy in ("graceful", "immediate"):
+            drain_s = 0.0 if plan.strategy == "immediate" else None
+            await self._change_untried(name, lambda: self._activation.activate(offer, drain_s=drain_s))
+        else:
+            await self._change_untried(name, lambda: self.trials.begin(offer, plan))
+
+    async def deal(self, name: str, percent: float) -> None:
+        """canary: give the new version another part of the keys. Raises `ChangeRefused`, `HostStopping`."""
+        await self._changes.make(name, self.trials.deal(name, percent))
+
+    async def switch(self, name: str) -> None:
+        """blue_green: let the other version have all. Raises `ChangeRefused`, `HostStopping`."""
+        await self._changes.make(name, self.trials.switch(name))
+
+    async def promote(self, name: str) -> None:
+        """Promote the new version of an upgrade under way. Raises `ChangeRefused`, `HostStopping`."""
+        await self._changes.make(name, self.trials.promote(name))
+
+    async def send_back(self, name: str) -> None:
+        """Keep the old version of an upgrade under way. Raises `ChangeRefused`, `HostStopping`."""
+        await self._changes.make(name, self.trials.send_back(name))
+
+    async def _change_untried(self, name: str, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Make the change unless an upgrade of the plugin is under way."""
+
+        async def make() -> None:
+            self.trials.check_none(name)
+            await change()
+
+        await self._changes.make(name, make())
 
     async def deactivate(self, name: str) -> None:
         """Drain this plugin, and take it down. Raises `NotFound`, `HostStopping`."""
-        await self._changes.make(name, self._activation.deactivate(name))
+
+        async def make() -> None:
+            if self.trials.status(name) is not None:
+                await self.trials.send_back(name)
+            await self._activation.deactivate(name)
+
+        await self._changes.make(name, make())
 
     async def pause(self, name: str) -> None:
         """Let this plugin's messages wait. Raises `NotFound`, `ChangeRefused`, `HostStopping`."""
-        await self._changes.make(name, self._activation.pause(name))
+        await self._change_untried(name, lambda: self._activation.pause(name))
 
     async def resume(self, name: str) -> None:
         """Go on after `pause`. Raises `NotFound`, `ChangeRefused`, `HostStopping`."""
-        await self._changes.make(name, self._activation.resume(name))
+        await self._change_untried(name, lambda: self._activation.resume(name))
 
     async def started(self) -> None:
         """Return when all that were added came up, or failed: from now on they may come and go."""
@@ -223,11 +274,14 @@ class Host:
         watch = asyncio.create_task(self._dispatcher.watch(), name="deadlines")
         health = asyncio.create_task(self._check_health(), name="health checks")
         replays = asyncio.create_task(self._replayer.watch(), name="replays")
+        trials = asyncio.create_task(self.trials.watch(), name="trials")
         try:
             await self._unless_stopped(self._start())
             await self._unless_stopped(self._idle() if until_idle else asyncio.Event().wait())
         finally:
+            await _cancelled(trials)
             await self._changes.close()
+            await self.trials.end()
             await _cancelled(health)
             await _cancelled(replays)
             await self._shut_down()

@@ -149,6 +149,11 @@ class Lane:
         while self._taken and not self._leaving:
             await self._taken.pop().retry()
 
+    @property
+    def holds(self) -> int:
+        """How many deliveries it has taken and not ended."""
+        return len(self._taken)
+
     def leave(self) -> list[Delivery]:
         """Take nothing more, and end after the message in hand; returns what was taken and not begun."""
         self._leaving = True

@@ -9,7 +9,7 @@ import contextlib
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from echo_core.errors import TransportClosed
 from echo_core.message import BaseMessage
@@ -101,10 +101,17 @@ class Sorter:
             self._room.set()
 
 
+class TellsOfRoom(Protocol):
+    """Who fills an inbox."""
+
+    def taken(self, count: int) -> None:
+        """So many were taken out of it."""
+
+
 class Inbox:
     """The queue of one lane."""
 
-    def __init__(self, sorter: Sorter) -> None:
+    def __init__(self, sorter: "TellsOfRoom") -> None:
         self._sorter = sorter
         self._queue: deque[Delivery] = deque()
         self._filled = asyncio.Event()
@@ -125,6 +132,9 @@ class Inbox:
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
         self._sorter.taken(len(taken))
         return taken
+
+    def __len__(self) -> int:
+        return len(self._queue)
 
     def empty(self) -> list[Delivery]:
         """Take all that waits, without telling the sorter."""

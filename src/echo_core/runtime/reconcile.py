@@ -14,10 +14,12 @@ from typing import Final
 
 from echo_core.errors import ChangeRefused, EchoCoreError, HostStopping, NotFound
 from echo_core.runtime.host import Host
-from echo_core.runtime.libraries.library import Library
+from echo_core.runtime.libraries.files import replace_link
+from echo_core.runtime.libraries.library import Library, read_library
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.offer import offer_of
 from echo_core.runtime.registry import Enabled, disable, enable, read_enabled
+from echo_core.runtime.upgrade.plan import Plan
 from echo_core.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ class Reconciler:
         self._includes = includes
         self._seen = {entry.name: entry.target for entry in known}
         self._refusals = {entry.name: entry.error for entry in known if entry.error is not None}
+        self._running = {entry.name: entry.library for entry in known if entry.library is not None}
+        self._on_trial: dict[str, Library] = {}
+        host.trials.on_promoted = self._promoted
 
     def refusals(self) -> Mapping[str, EchoCoreError]:
         """Why plugins do not run as they are enabled, by name; those that do are not in it."""
@@ -101,6 +106,58 @@ class Reconciler:
         self._refusals.pop(library.name, None)
         return changed
 
+    async def upgrade(self, library: Library, plan: Plan) -> None:
+        """Let the library take the place of what runs, as planned; it is enabled when it has done so.
+
+        Raises what `Host.upgrade` raises, and `ChangeRefused` for a plugin that is not this host's.
+        """
+        name = library.name
+        self._check(name)
+        running = self._host.plugin(name)
+        if running is not None and running.digest == library.digest:
+            raise ChangeRefused(f"{name} {library.version} is what runs", fix=f"echo-core build {name}")
+        await self._host.upgrade(offer_of(library, self._store), plan)
+        if self._host.trials.status(name) is not None:
+            self._on_trial[name] = library
+        else:
+            self._took_over(library)
+            enable(self._workspace, library)
+        self._refusals.pop(name, None)
+
+    async def roll_back(self, name: str) -> None:
+        """Return to the version that ran before; from a trial, to the one that still runs.
+
+        Raises `ChangeRefused` where none is known, and what `upgrade` raises.
+        """
+        self._check(name)
+        if self._host.trials.status(name) is not None:
+            await self._host.send_back(name)
+            return
+        link = self._previous(name)
+        if not link.is_symlink():
+            raise ChangeRefused(f"no version of {name} is known to have run before this one")
+        library = await asyncio.to_thread(_read_linked, link)
+        await self.upgrade(library, Plan())
+
+    def _promoted(self, name: str) -> None:
+        """A trial ended well."""
+        library = self._on_trial.pop(name, None)
+        if library is not None:
+            self._took_over(library)
+            enable(self._workspace, library)
+
+    def _took_over(self, library: Library) -> None:
+        """Remember what ran before, over the host's end too."""
+        before = self._running.get(library.name)
+        self._running[library.name] = library
+        if before is not None and before.path != library.path:
+            link = self._previous(library.name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            replace_link(link, os.path.relpath(before.path, os.path.realpath(link.parent)))
+
+    def _previous(self, name: str) -> Path:
+        return self._workspace.state / "previous" / name
+
     async def deactivate(self, name: str) -> bool:
         """Disable the plugin, drain it and take it down; whether anything had to be done."""
         self._check(name)
@@ -130,6 +187,7 @@ class Reconciler:
         if running is not None and running.is_live and running.digest == library.digest:
             return False
         await self._host.activate(offer_of(library, self._store))
+        self._took_over(library)
         return True
 
     async def _stop(self, name: str) -> bool:
@@ -142,6 +200,10 @@ class Reconciler:
     def _check(self, name: str) -> None:
         if not self._includes(name):
             raise ChangeRefused(f"{name} is not this host's", why="it was started with --only or --except")
+
+
+def _read_linked(link: Path) -> Library:
+    return read_library(Path(os.path.realpath(link)))
 
 
 def _links(folder: Path) -> dict[str, str] | None:

@@ -22,6 +22,7 @@ class Statistics:
         "processed",
         "published",
         "received",
+        "refused",
         "shed",
         "took",
     )
@@ -33,6 +34,8 @@ class Statistics:
         self.dead_lettered = 0
         self.failed_attempts = 0
         self.published = 0
+        self.refused = 0
+        """Publications outside the manifest's."""
         self.shed: dict[str, int] = {}
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self.took = self._recent.append
@@ -46,8 +49,13 @@ class Statistics:
         self.dead_lettered += other.dead_lettered
         self.failed_attempts += other.failed_attempts
         self.published += other.published
+        self.refused += other.refused
         for reason, count in other.shed.items():
             self.shed[reason] = self.shed.get(reason, 0) + count
+
+    def recent_times(self) -> list[float]:
+        """How long handling took lately, in seconds, the oldest first."""
+        return list(self._recent)
 
     def percentile_ms(self, share: float) -> float | None:
         """The handling time, in ms, that `share` of the recent messages did not exceed; None before any."""
