@@ -171,3 +171,17 @@ async def test_many_subscriptions_are_made_quickly_enough_to_be_counted_in_share
         for subscription in made[1:]:
             await subscription.close()
         assert made[0].queue_limit == 1_000
+
+
+@pytest.mark.parametrize("subscribed", [True, False])
+@async_test
+async def test_a_publisher_that_never_waits_leaves_the_loop_to_others_now_and_then(subscribed: bool) -> None:
+    async with MemoryTransport() as transport:
+        if subscribed:
+            transport.subscribe("reader", ["a"], queue_limit=10_000)
+        publishing = asyncio.create_task(publish_all(transport, "a", [message()] * 3_200))
+        rounds = 0
+        while not publishing.done():
+            await asyncio.sleep(0)
+            rounds += 1
+        assert rounds >= 100

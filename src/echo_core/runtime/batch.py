@@ -51,21 +51,20 @@ class BatchLane(Lane):
         self._task = asyncio.current_task()
         self._in_hand = 0
         taken, turn = self._taken, self._turn
-        turn_began = monotonic()
+        turn_ends = turn.begin()
         try:
             while not self._leaving:
                 taken.extend(await self._receive(self._size))
                 if self._wait_s and len(taken) < self._size:
                     await self._wait_for_more()
                 if monotonic() - self._ended > WAITED_S:
-                    turn_began = monotonic()
+                    turn_ends = turn.begin()
                 while taken:
                     await self._handle_some()
                     if self._abandoned:
                         return
-                    if self._ended - turn_began > turn.share_s:
-                        await turn.give()
-                        turn_began = monotonic()
+                    if self._ended > turn_ends:
+                        turn_ends = await turn.give()
         except TransportClosed:
             return
         except asyncio.CancelledError:

@@ -351,14 +351,11 @@ class SourceContext(HostContext):
     def __init__(self, *args: Any, turn: Turn, **more: Any) -> None:
         super().__init__(*args, **more)
         self._turn = turn
-        self._turn_began = monotonic()
+        self._turn_ends = 0.0
 
     def publish(self, topic: str, data: Any) -> Coroutine[Any, Any, BaseMessage]:
         """See `PluginContext.publish`."""
-        if (
-            self.transport.congestion(self.plugin_name) is None
-            and monotonic() - self._turn_began < self._turn.share_s
-        ):
+        if monotonic() < self._turn_ends and self.transport.congestion(self.plugin_name) is None:
             return super().publish(topic, data)
         return self._publish_in_turn(topic, data)
 
@@ -374,10 +371,10 @@ class SourceContext(HostContext):
         return await super().publish(topic, data)
 
     async def _wait_for_turn(self) -> None:
-        await self._turn.give()
+        self._turn_ends = await self._turn.give()
         while (room := self.transport.congestion(self.plugin_name)) is not None:
             await room
-        self._turn_began = monotonic()
+            self._turn_ends = self._turn.begin()
 
     async def accept(self, topic: str, message: BaseMessage) -> None:
         """See `HostContext.accept`."""
@@ -437,9 +434,9 @@ class FollowedSourceContext(SourceContext):
     ) -> list[BaseMessage]:
         begun: list[tuple[str, str]] = []
         messages: Sequence[BaseMessage | None] = [None] * len(ids)
+        await self._followed.begin(len(ids))
         try:
             for message_id, receipts in zip(ids, lineages, strict=True):
-                await self._followed.begin()
                 root_id = receipts[0].message_id if receipts else message_id
                 self._settlements.depart(root_id)
                 begun.append((root_id, message_id))

@@ -124,20 +124,19 @@ class Lane:
         """
         self._task = asyncio.current_task()
         taken, turn = self._taken, self._turn
-        turn_began = monotonic()
+        turn_ends = turn.begin()
         try:
             while not self._leaving:
                 taken.extend(await self._receive(self._batch))
                 if monotonic() - self._ended > WAITED_S:
-                    turn_began = monotonic()
+                    turn_ends = turn.begin()
                 while taken:
                     await self._handle(taken[0])
                     if self._abandoned:
                         return
                     taken.popleft()
-                    if self._ended - turn_began > turn.share_s:
-                        await turn.give()
-                        turn_began = monotonic()
+                    if self._ended > turn_ends:
+                        turn_ends = await turn.give()
         except TransportClosed:
             return
         except asyncio.CancelledError:

@@ -47,11 +47,11 @@ class Followed:
         self._changed: asyncio.Future[None] | None = None
         self._teller: asyncio.Task[None] | None = None
 
-    async def begin(self) -> None:
-        """One more message is on its way; waits while `limit` of them are."""
-        while self._outstanding >= self.limit:
+    async def begin(self, count: int = 1) -> None:
+        """So many more messages are on their way, at once; waits until they are no more than `limit`."""
+        while self._outstanding and self._outstanding + count > self.limit:
             await self._change()
-        self._outstanding += 1
+        self._outstanding += count
 
     def give_up(self) -> None:
         """A message that had begun was not accepted; there is nothing to tell."""

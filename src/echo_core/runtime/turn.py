@@ -1,31 +1,45 @@
 """Fairness: how the lanes of a host share the event loop with each other and with everything else on it."""
 
 import asyncio
+from time import monotonic
 from typing import Final
 
-_TURN_S: Final = 0.002
+_TURN_S: Final = 0.001_5
 """How long all busy lanes together work before the loop looks after timers and sockets again.
 
 A timer of somebody else's may need three rounds of the loop to be noticed, to fire and to wake its task.
 """
+_LONGEST_S: Final = 0.002
+"""The same where more lanes have work than had in the round before, which the shares were made for."""
 
 
 class Turn:
-    """One for all lanes of a host. Each works for `share_s` at a time, then gives the turn away."""
+    """One for all lanes and sources of a host. Each works for a share of the turn, then gives it away."""
 
     def __init__(self) -> None:
-        self.share_s = _TURN_S
-        """The turn, divided by the number of lanes that had work in the last one."""
+        self._share_s = _TURN_S
+        """The turn, divided by the number of those that had work in the last round of the loop."""
+        self._ends = 0.0
         self._busy = 0
 
-    async def give(self) -> None:
-        """Let everybody else have a turn first."""
+    def begin(self) -> float:
+        """When whoever begins to work now should give its turn, on the clock of `monotonic`.
+
+        It may be past: then one message is all that there is time for in this round.
+        """
+        now = monotonic()
         if not self._busy:
-            # Runs at the start of the loop's next round, before the lanes that give their turn in this one.
+            # Runs at the start of the loop's next round, before those that give their turn in this one.
             asyncio.get_running_loop().call_soon(self._divide)
+            self._ends = now + _LONGEST_S
         self._busy += 1
-        await asyncio.sleep(0)
+        return min(now + self._share_s, self._ends)
 
     def _divide(self) -> None:
-        self.share_s = _TURN_S / self._busy
+        self._share_s = _TURN_S / self._busy
         self._busy = 0
+
+    async def give(self) -> float:
+        """Let everybody else have a turn first; returns as `begin`."""
+        await asyncio.sleep(0)
+        return self.begin()

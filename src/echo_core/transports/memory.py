@@ -31,6 +31,10 @@ _REMEMBERED: Final = 10_000
 """Topics whose subscribers are known by heart; a flood of one-off topics must not grow memory."""
 _SAMPLED: Final = 16
 """One message in so many is measured, and every one while queues are filling; a power of two."""
+_IN_A_ROW: Final = 32
+"""After so many accepted messages everybody else has a turn: one who never waits would keep the loop."""
+_IN_A_CROWD: Final = 4
+"""The same where queues are filling, because then it is often many who publish."""
 _PARTS: Final = 4
 """The bounds are shared out in so many parts. One and a half are the queues: a full one takes half its limit
 more from publishers that begin to wait. One and a half are received and unsettled, one is the pool."""
@@ -327,6 +331,8 @@ class MemoryTransport(Transport):
             self.on_accept(message, len(subscriptions))
         if crowded or not self._accepted % _SAMPLED:
             self._measure(message, subscriptions)
+            if not self._accepted % (_IN_A_CROWD if crowded else _IN_A_ROW):
+                await asyncio.sleep(0)
         if crowded:
             self._tell_source(message.root_source, subscriptions)
             await self._slow_down(message.source, subscriptions)
