@@ -49,6 +49,12 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Messages that may wait for the plugin before its publishers are slowed."""
     when_full: str = "wait"
     """What then happens: publishers wait, or the newest or oldest messages are shed, counted by reason."""
+    circuit_failures: int = 8
+    """Failed attempts in a row after which the queue is held; 0: never."""
+    circuit_open_ms: int = 1_000
+    """How long it is held before one message is tried; it doubles each time that fails."""
+    circuit_open_max_ms: int = 60_000
+    """Where that doubling stops."""
     batch_size: int = 1
     """Most messages that are handed over at a time; above 1 they go to `process_batch`."""
     batch_wait_ms: int = 0
@@ -357,6 +363,9 @@ _CHECKS: Final[dict[str, _Check]] = {
             "ordering_key": _ordering_key,
             "queue_limit": _whole_number(1, 1_000_000),
             "when_full": _one_of(*WHEN_FULL),
+            "circuit_failures": _whole_number(0, 1_000_000),
+            "circuit_open_ms": _MILLISECONDS,
+            "circuit_open_max_ms": _MILLISECONDS,
             "batch_size": _whole_number(1, 10_000),
             "batch_wait_ms": _whole_number(0, 60_000),
         }

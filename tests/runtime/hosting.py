@@ -20,7 +20,13 @@ from echo_core.runtime.slot import PluginEvent
 from echo_core.runtime.statistics import PluginSnapshot
 from echo_core.transports.memory import MemoryTransport
 
-FAST_RETRIES = {"backoff_ms": 1, "backoff_max_ms": 1, "max_attempts": 3}
+FAST_RETRIES = {
+    "backoff_ms": 1,
+    "backoff_max_ms": 1,
+    "max_attempts": 3,
+    "circuit_open_ms": 1,
+    "circuit_open_max_ms": 1,
+}
 
 
 def manifest(name: str, *, hears: tuple[str, ...] = (), says: tuple[str, ...] = (), **more: Any) -> Manifest:

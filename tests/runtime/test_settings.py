@@ -29,6 +29,8 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("[host]\nshutdown_timeout_s = -1.0", "above 0, got -1.0 - at `shutdown_timeout_s`"),
         ("[host]\nshutdown_timeout_s = nan", "above 0, got nan"),
         ("[host]\nhealth_interval_s = inf", "above 0, got inf"),
+        ("[host]\nblocked_after_s = 0", "above 0, got 0.0 - at `blocked_after_s`"),
+        ("[host]\nstalled_after_s = -1", "above 0, got -1.0 - at `stalled_after_s`"),
         ("[host]\nmax_in_flight_messages = 0", "above 0, got 0 - at `max_in_flight_messages`"),
         ("[host]\nmax_in_flight_bytes = -1", "above 0, got -1 - at `max_in_flight_bytes`"),
     ],

@@ -13,6 +13,9 @@ from echo_core.runtime.statistics import HostSnapshot
 if TYPE_CHECKING:
     from rich.live import Live
 
+_TROUBLE: Final = frozenset(
+    {PluginState.DEGRADED, PluginState.STALLED, PluginState.CIRCUIT_OPEN, PluginState.BACKOFF}
+)
 RUNNING: Final = "Ctrl-C stops"
 STOPPING: Final = "stopping: what is under way is finished first; Ctrl-C again stops at once"
 ABORTING: Final = "stopping at once: what is not finished stays undone"
@@ -82,7 +85,7 @@ class LiveProgress:
 
     def moved(self, name: str, version: str, state: PluginState, reason: str) -> None:
         """See `Progress.moved`; the table shows all but what should stay readable above it."""
-        if state in BROKEN or state in (PluginState.DEGRADED, PluginState.BACKOFF):
+        if state in BROKEN or state in _TROUBLE:
             self._live.console.print(state_line(name, version, state, reason))
 
     def say(self, hint: str) -> None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from echo_core.cli.output import printable
-from echo_core.runtime.states import PluginState
+from echo_core.runtime.states import FED, PluginState
 from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ _MARKS: Final = {
     PluginState.DEGRADED: ("!", "yellow"),
     PluginState.PAUSED: ("=", "yellow"),
     PluginState.BACKOFF: ("!", "yellow"),
+    PluginState.STALLED: ("!", "bold yellow"),
+    PluginState.CIRCUIT_OPEN: ("!", "bold yellow"),
     PluginState.FAILED: ("x", "bold red"),
     PluginState.QUARANTINED: ("x", "bold red"),
 }
@@ -66,7 +68,7 @@ def totals_line(before: HostSnapshot, after: HostSnapshot) -> str:
     received = _sum(after, "received")
     speed = rate(_sum(before, "received"), received, after.uptime_s - before.uptime_s)
     states = [plugin.state for plugin in after.plugins]
-    running = sum(state in (PluginState.RUNNING, PluginState.DEGRADED) for state in states)
+    running = sum(state in FED for state in states)
     parts = [
         f"{running} of {len(states)} plugins running",
         f"received {received:,} ({_rate(speed)}/s)",

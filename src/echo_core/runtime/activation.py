@@ -11,7 +11,7 @@ from echo_core.runtime.offer import Offer
 from echo_core.runtime.roster import Roster
 from echo_core.runtime.settings import HostSettings
 from echo_core.runtime.slot import PluginSlot
-from echo_core.runtime.states import BROKEN, PluginState
+from echo_core.runtime.states import BROKEN, FED, PluginState
 from echo_core.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Activation:
         slot = self._known(name)
         if slot.state is PluginState.PAUSED:
             return
-        if slot.state not in (PluginState.RUNNING, PluginState.DEGRADED):
+        if slot.state not in FED:
             raise _unfit(slot, "paused", f"echo-core status {name}")
         slot.move_to(PluginState.PAUSED, "by an operator")
         supervisor = self._supervisor(slot)
@@ -90,7 +90,7 @@ class Activation:
     async def resume(self, name: str) -> None:
         """Go on where the plugin was paused."""
         slot = self._known(name)
-        if slot.state in (PluginState.RUNNING, PluginState.DEGRADED):
+        if slot.state in FED:
             return
         if slot.state is not PluginState.PAUSED:
             raise _unfit(slot, "resumed", f"echo-core status {name}")

@@ -7,6 +7,7 @@ plugin does with it. Whatever fails in a batch is tried again alone, the way of 
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
@@ -173,7 +174,9 @@ class BatchLane(Lane):
                 if failed:
                     scope.fail(f"{len(failed)} of {count} messages failed, the first: {failed[0][1].error}")
             else:
-                ended, endings, failed = [], [], [(delivery, failure) for delivery in deliveries]
+                others = replace(failure, has_waited=True)
+                failed = [(delivery, others) for delivery in deliveries]
+                ended, endings, failed[0] = [], [], (deliveries[0], failure)
         if ended:
             await type(ended[0]).settle_batch(ended)
             if self._settlements.open:

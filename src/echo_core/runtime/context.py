@@ -6,7 +6,6 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from time import monotonic
@@ -26,6 +25,7 @@ from echo_core.message import (
 )
 from echo_core.runtime.settlement import Followed, Settlements
 from echo_core.runtime.statistics import Statistics
+from echo_core.runtime.threads import Threads
 from echo_core.runtime.turn import Turn
 from echo_core.topics import TopicSet, check_topic
 from echo_core.transports.base import Transport
@@ -102,7 +102,7 @@ class HostContext:
         *,
         telemetry: TelemetryContext | None = None,
         statistics: Statistics | None = None,
-        threads: Executor | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self.plugin_name = manifest.name
         self.plugin_version = manifest.version
@@ -319,7 +319,11 @@ class HostContext:
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See `PluginContext.run_blocking`."""
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        if self._threads is None:
+            return await asyncio.get_running_loop().run_in_executor(None, call)
+        with self.elsewhere():
+            await self._threads.take()
+        return await self._threads.run(call)
 
     def logger(self) -> logging.Logger:
         """See `PluginContext.logger`."""

@@ -7,25 +7,33 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from echo_core.errors import TransportClosed
 from echo_core.manifest import Delivery as DeliverySettings
 from echo_core.runtime.batch import BatchLane
+from echo_core.runtime.circuit import Circuit
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.dead_letters import DeadLetter, DeadLetterStore
 from echo_core.runtime.lane import BATCH, Lane, Receive, dead_letter
 from echo_core.runtime.lanes import Backlog, Sorter
+from echo_core.runtime.progress import Progress
+from echo_core.runtime.settings import HostSettings
 from echo_core.runtime.settlement import Settlements
 from echo_core.runtime.shedding import Shedder
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.turn import Turn
+from echo_core.runtime.watchdog import Blocked, Watchdog
 from echo_core.settlement import Ending
 from echo_core.transports.base import Bounds, Delivery, Subscription, Transport
 
 GRACE_S: Final = 1.0
 """How long what was cancelled may take to end before it is left behind."""
+_BLAMED_S: Final = 60.0
+"""How long a plugin that has blocked the event loop is DEGRADED."""
+_HERE: Final = str(Path(__file__).parent)
 _TICK_S: Final = 0.05
 """How often handlers are held against their deadlines."""
 
@@ -38,6 +46,8 @@ class _Feeding:
     workers: Sequence[asyncio.Task[None]]
     stages: Sequence[tuple[Sorter | Shedder, asyncio.Task[None]]] = ()
     """In the order in which messages go through them; their tasks are among the workers."""
+    circuit: Circuit | None = None
+    progress: Progress | None = None
 
 
 class _Nowhere(DeadLetterStore):
@@ -62,6 +72,11 @@ class Dispatcher:
         self.bounds = Bounds()
         """What the transport was told to keep within; the lanes keep within it too."""
         self._collecting: set[PluginSlot] = set()
+        self.blocked_after_s = HostSettings().blocked_after_s
+        self.stalled_after_s = HostSettings().stalled_after_s
+        self.must_end = False
+        """Whether the run is to end by itself, and so no circuit may hold messages for ever."""
+        self._blockers: dict[PluginSlot, tuple[str, float]] = {}
         self._feeding: dict[PluginSlot, _Feeding] = {}
 
     def collect(self, slot: PluginSlot) -> None:
@@ -129,6 +144,7 @@ class Dispatcher:
         batch = _taken_at_a_time(delivery, limit)
         in_batches = delivery.batch_size > 1 and slot.open_channel is None
         kind = BatchLane if in_batches else Lane
+        circuit = Circuit(slot, self._clock, must_end=self.must_end)
         lanes = [
             kind(
                 slot,
@@ -138,6 +154,7 @@ class Dispatcher:
                 self._clock,
                 self.turn,
                 settlements,
+                circuit,
                 number=number,
                 batch=batch,
             )
@@ -148,7 +165,8 @@ class Dispatcher:
             workers.append(asyncio.create_task(lane.run(), name=f"{slot.name} lane {number}"))
         for worker in workers:
             worker.add_done_callback(lambda task: _report(task, lost))
-        self._feeding[slot] = _Feeding(lanes, workers, stages)
+        progress = Progress(slot, lanes, self.stalled_after_s, self._clock.monotonic())
+        self._feeding[slot] = _Feeding(lanes, workers, stages, circuit, progress)
 
     def backlog(self, slot: PluginSlot) -> Receive:
         """What rests in the slot, then its subscription; what is not taken stays where it is."""
@@ -241,15 +259,51 @@ class Dispatcher:
         return len(left)
 
     async def watch(self) -> None:
-        """Hold the deadlines of all handlers, until cancelled."""
-        while True:
-            await asyncio.sleep(_TICK_S)
-            self._check(time.monotonic())  # a call, so that nothing here holds a lane while it sleeps
+        """Hold the deadlines of all handlers, and see what stands still, until cancelled."""
+        watchdog = Watchdog(self.blocked_after_s, self._owner_of)
+        watchdog.start()
+        try:
+            while True:
+                await asyncio.sleep(_TICK_S)
+                # Calls, so that nothing here holds a lane while it sleeps.
+                self._blame(watchdog.beat(), time.monotonic())
+                self._check(time.monotonic())
+        finally:
+            watchdog.stop()
 
     def _check(self, now: float) -> None:
         for feeding in self._feeding.values():
             for lane in feeding.lanes:
                 lane.check(now, _TICK_S)
+            if feeding.circuit is not None:
+                feeding.circuit.look()
+            if feeding.progress is not None:
+                feeding.progress.look(self._clock.monotonic())
+
+    def _owner_of(self, frames: Sequence[FrameType]) -> PluginSlot | None:
+        """The plugin that a stack of the loop's thread belongs to, by where it began, or by its code."""
+        for frame in frames:
+            if frame.f_code.co_filename.startswith(_HERE):
+                slot = getattr(frame.f_locals.get("self"), "slot", None)
+                if isinstance(slot, PluginSlot):
+                    return slot
+        packages = {type(slot.plugin).__module__.partition(".")[0]: slot for slot in list(self._feeding)}
+        for frame in reversed(frames):
+            slot = packages.get(frame.f_globals.get("__name__", "").partition(".")[0])
+            if slot is not None:
+                return slot
+        return None
+
+    def _blame(self, blocked: Blocked | None, now: float) -> None:
+        """The plugin that blocked the loop is DEGRADED, until it has not done so for a while."""
+        if blocked is not None and blocked.owner is not None:
+            reason = f"it blocked the event loop for {blocked.seconds:.1f} s, at {blocked.place}"
+            blocked.owner.degrade(reason)
+            self._blockers[blocked.owner] = (reason, now + _BLAMED_S)
+        for slot, (reason, until) in list(self._blockers.items()):
+            if now > until:
+                slot.recover(reason)
+                del self._blockers[slot]
 
 
 async def _remaining(subscription: Subscription) -> list[Delivery]:

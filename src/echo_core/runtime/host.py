@@ -270,6 +270,9 @@ class Host:
         self._began = time.monotonic()
         self._transport.limit(self._settings.host.bounds)
         self._dispatcher.bounds = self._settings.host.bounds
+        self._dispatcher.blocked_after_s = self._settings.host.blocked_after_s
+        self._dispatcher.stalled_after_s = self._settings.host.stalled_after_s
+        self._dispatcher.must_end = until_idle
         await self._transport.open()
         watch = asyncio.create_task(self._dispatcher.watch(), name="deadlines")
         health = asyncio.create_task(self._check_health(), name="health checks")

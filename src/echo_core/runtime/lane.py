@@ -20,6 +20,8 @@ from common_telemetry import MessageTelemetry, ProcessScope
 from echo_core.errors import MessageError, PluginError, TransportClosed
 from echo_core.message import BaseMessage, encode
 from echo_core.plugin import Outcome, Plugin, ProcessingStatus
+from echo_core.runtime import stacks
+from echo_core.runtime.circuit import Circuit
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext, message_in_hand
 from echo_core.runtime.dead_letters import (
@@ -44,6 +46,8 @@ R = TypeVar("R")
 
 BATCH: Final = 64
 """Deliveries taken from the queue at a time."""
+_DEAF_AFTER_S: Final = 1.0
+"""How long after its cancellation a handler may still clean up."""
 WAITED_S: Final = 0.000_1
 """A pause longer than this between two batches was a wait, in which others had their turn."""
 ACKNOWLEDGED: Final = ProcessingStatus.ACKNOWLEDGED
@@ -62,6 +66,8 @@ class Failure:
     """Trying again would not mend it."""
     delay: float = 0.0
     """Seconds that the plugin asked to wait."""
+    has_waited: bool = False
+    """Others have waited for it: messages of the same batch."""
 
 
 class AttemptFailed(Exception):
@@ -84,12 +90,13 @@ class Lane:
         clock: Clock,
         turn: Turn,
         settlements: Settlements,
+        circuit: Circuit,
         *,
         number: int = 0,
         batch: int = BATCH,
     ) -> None:
         assert slot.manifest is not None
-        self._slot = slot
+        self.slot = slot
         self._context = context
         self._receive = receive
         self._batch = batch
@@ -97,6 +104,7 @@ class Lane:
         self._clock = clock
         self._turn = turn
         self._settlements = settlements
+        self._circuit = circuit
         self._statistics = slot.statistics
         self._messages: MessageTelemetry = slot.telemetry.messages
         self._delivery = slot.manifest.delivery
@@ -110,7 +118,9 @@ class Lane:
             self._handler, self._messages = self._channel.handle, self._channel.messages
         self._busy_since = 0.0
         self._ended = 0.0
-        self._expired = False
+        self._expired = 0.0
+        """The `_busy_since` of the attempt that was cancelled at its deadline; 0 for none."""
+        self._expired_at = 0.0
         self._abandoned = False
         self._leaving = False
         self._in_hand = 1
@@ -241,9 +251,10 @@ class Lane:
         """Out of time, or something of the plugin's own was cancelled; raised on when the host stops."""
         task = asyncio.current_task()
         assert task is not None
+        if self._expired and self._expired != self._busy_since:
+            self._forgive()
         if self._expired:
-            self._expired = False
-            task.uncancel()
+            self._forgive()
             timeout = TimeoutError(f"no answer within {self._timeout_s:g} s (timeouts.message_ms)")
             scope.fail(timeout)
             return failure_of(timeout.with_traceback(error.__traceback__))
@@ -271,24 +282,31 @@ class Lane:
                 traceback=failure.traceback,
             )
         )
+        if failure.is_final:
+            self._circuit.judged()
+        else:
+            self._circuit.failed(self, f"{failure.error_type}: {failure.error}")
         if failure.is_final or number >= self._delivery.max_attempts:
             await self._dead_letter(delivery, scope, failures)
+            await self._circuit.wait(self)
             return True
-        await self._clock.sleep(max(failure.delay, backoff_s(self._delivery, number)))
+        if not failure.has_waited:
+            await self._clock.sleep(max(failure.delay, backoff_s(self._delivery, number)))
+        await self._circuit.wait(self)
         return False
 
     async def _dead_letter(self, delivery: Delivery, scope: ProcessScope, attempts: list[Attempt]) -> None:
         reason = f"{attempts[-1].error_type}: {attempts[-1].error}"
         letter = dead_letter(
-            self._slot, delivery, reason=reason, attempts=tuple(attempts), trace_id=scope.trace_id_hex
+            self.slot, delivery, reason=reason, attempts=tuple(attempts), trace_id=scope.trace_id_hex
         )
-        topic = f"dead_letters.{self._slot.name}"
+        topic = f"dead_letters.{self.slot.name}"
         with self._messages.dead_letter(topic, delivery.message, reason, scope):
             await self._keep(letter)
         self._statistics.dead_lettered += 1
         logger.warning(
             "%s dead-lettered message %s from %s after %d attempt(s): %s",
-            self._slot.name,
+            self.slot.name,
             delivery.message.id,
             delivery.topic,
             len(attempts),
@@ -303,11 +321,11 @@ class Lane:
                 await asyncio.to_thread(self._dead_letters.add, [letter])
             except DeadLetterError as error:
                 trouble = str(error)
-                self._slot.degrade(trouble)
+                self.slot.degrade(trouble)
                 await self._clock.sleep(backoff_s(self._delivery, number))
                 number += 1
             else:
-                self._slot.recover(trouble)
+                self.slot.recover(trouble)
                 return
 
     def abandon(self) -> list[Delivery]:
@@ -324,13 +342,49 @@ class Lane:
 
     def check(self, now: float, tick: float) -> None:
         """Every `tick` seconds: end a handler that is out of time; waiting to publish does not count."""
+        if self._expired and self._expired != self._busy_since:
+            self._forgive()
         if not self._busy_since or self._expired:
             return
         if self._context.publishing:
             self._busy_since += tick
         elif now - self._busy_since > self._timeout_s and self._task is not None:
-            self._expired = True
+            self._expired, self._expired_at = self._busy_since, now
             self._task.cancel()
+
+    def _forgive(self) -> None:
+        """A handler that was cancelled has answered all the same: that counts for nothing any more."""
+        self._expired = 0.0
+        if self._task is not None:
+            self._task.uncancel()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the plugin works on something."""
+        return bool(self._busy_since)
+
+    def is_deaf(self, now: float) -> bool:
+        """Whether its handler was cancelled at its deadline, and goes on."""
+        return (
+            bool(self._expired)
+            and self._expired == self._busy_since
+            and now - self._expired_at > _DEAF_AFTER_S
+        )
+
+    def doing(self, now: float) -> str:
+        """What it is at, for people."""
+        if not self._busy_since or self._task is None:
+            return "a message waits for its next attempt" if self._taken else "its lane waits for messages"
+        threads = self.slot.threads
+        if threads is not None and threads.waiting:
+            return f"all of its {threads.count} threads are taken, one of them at {threads.place()}"
+        frames = stacks.own_frames(stacks.frames_of_task(self._task))
+        at = stacks.place(frames) or (threads.place() if threads is not None else "") or "an unknown place"
+        if self.is_deaf(now):
+            return f"a handler goes on although it was cancelled after {self._timeout_s:g} s, at {at}"
+        if self._context.publishing:
+            return f"a handler waits to publish, at {at}"
+        return f"a handler has worked for {now - self._busy_since:.0f} s, at {at}"
 
 
 def dead_letter(

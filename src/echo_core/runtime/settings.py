@@ -34,9 +34,19 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where the control API answers on loopback; 0: on any free port."""
     optional_plugins: tuple[str, ...] = ()
     """Plugins without which the host is ready (`/health/ready`) all the same."""
+    blocked_after_s: float = 1.0
+    """How long a plugin may hold the event loop before it is named, with its stack."""
+    stalled_after_s: float = 10.0
+    """How long a plugin may get on with nothing, beyond its deadline for a message, before it is STALLED."""
 
     def __post_init__(self) -> None:
-        for name in ("health_interval_s", "shutdown_timeout_s", "drain_timeout_s"):
+        for name in (
+            "health_interval_s",
+            "shutdown_timeout_s",
+            "drain_timeout_s",
+            "blocked_after_s",
+            "stalled_after_s",
+        ):
             seconds = getattr(self, name)
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise ValueError(f"Expected a number of seconds above 0, got {seconds} - at `{name}`")

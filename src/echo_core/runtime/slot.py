@@ -4,7 +4,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,8 +14,9 @@ from echo_core.message import BaseMessage
 from echo_core.plugin import Plugin, ProcessingStatus
 from echo_core.roles import Source
 from echo_core.runtime.settlement import Followed
-from echo_core.runtime.states import BROKEN, LIVE, NEXT, PluginState
+from echo_core.runtime.states import BROKEN, FED, LIVE, NEXT, PluginState
 from echo_core.runtime.statistics import PluginSnapshot, Statistics
+from echo_core.runtime.threads import Threads
 from echo_core.transports.base import Delivery, Subscription
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class PluginSlot:
     """Taken from the subscription and not begun: what the next lanes begin with."""
     followed: Followed | None = None
     """A source that is told how its messages end."""
-    threads: ThreadPoolExecutor | None = None
+    threads: Threads | None = None
     open_channel: "Callable[[int, deque[Delivery]], Channel] | None" = None
     """Opens the way of a lane, by its number, to the plugin's own process, if it has one."""
     tell_status: Callable[[str], None] = lambda status: None
@@ -124,9 +124,19 @@ class PluginSlot:
         if self.state in (PluginState.DEGRADED, PluginState.BACKOFF) and self.reason == reason:
             self.move_to(PluginState.RUNNING)
 
+    def hold(self, reason: str) -> None:
+        """Its messages wait, because it fails; without effect on one that is given none anyway."""
+        if self.state in FED:
+            self.move_to(PluginState.CIRCUIT_OPEN, reason)
+
+    def resume(self, state: PluginState) -> None:
+        """What made it take this state is over; without effect if it has taken another one since."""
+        if self.state is state:
+            self.move_to(PluginState.RUNNING)
+
     def back_off(self, reason: str) -> None:
         """Its process has died and will be started again; without effect on one that does not run."""
-        if self.state in (PluginState.RUNNING, PluginState.DEGRADED, PluginState.BACKOFF):
+        if self.state in FED or self.state is PluginState.BACKOFF:
             self.move_to(PluginState.BACKOFF, reason)
 
     def quarantine(self, reason: str) -> None:

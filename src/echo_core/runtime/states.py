@@ -12,6 +12,8 @@ class PluginState(Enum):
     STARTING = "starting"
     RUNNING = "running"
     DEGRADED = "degraded"
+    STALLED = "stalled"
+    CIRCUIT_OPEN = "circuit_open"
     BACKOFF = "backoff"
     PAUSED = "paused"
     FINISHED = "finished"
@@ -25,8 +27,27 @@ S = PluginState
 NEXT: Final[Mapping[PluginState, frozenset[PluginState]]] = {
     S.LOADING: frozenset({S.STARTING, S.FAILED, S.STOPPED}),
     S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING}),
-    S.RUNNING: frozenset({S.DEGRADED, S.BACKOFF, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED}),
-    S.DEGRADED: frozenset({S.RUNNING, S.BACKOFF, S.PAUSED, S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED}),
+    S.RUNNING: frozenset(
+        {
+            *(S.DEGRADED, S.STALLED, S.CIRCUIT_OPEN, S.BACKOFF, S.PAUSED),
+            *(S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED),
+        }
+    ),
+    S.DEGRADED: frozenset(
+        {
+            *(S.RUNNING, S.STALLED, S.CIRCUIT_OPEN, S.BACKOFF, S.PAUSED),
+            *(S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED),
+        }
+    ),
+    # Has work, and does not get on with it.
+    S.STALLED: frozenset(
+        {
+            *(S.RUNNING, S.CIRCUIT_OPEN, S.BACKOFF, S.PAUSED),
+            *(S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED),
+        }
+    ),
+    # Fails whatever it is given: its messages wait.
+    S.CIRCUIT_OPEN: frozenset({S.RUNNING, S.BACKOFF, S.PAUSED, S.STOPPING, S.FAILED, S.QUARANTINED}),
     # Its process has died, and the next one is not ready: its messages wait.
     S.BACKOFF: frozenset({S.RUNNING, S.FINISHED, S.STOPPING, S.FAILED, S.QUARANTINED}),
     # By an operator: its messages wait.
@@ -39,7 +60,10 @@ NEXT: Final[Mapping[PluginState, frozenset[PluginState]]] = {
 }
 """The moves that are allowed; every state can still reach STOPPED."""
 
-LIVE: Final = frozenset({S.RUNNING, S.DEGRADED, S.BACKOFF, S.PAUSED, S.FINISHED})
+FED: Final = frozenset({S.RUNNING, S.DEGRADED, S.STALLED, S.CIRCUIT_OPEN})
+"""Has lanes that hand it messages, or produces them."""
+
+LIVE: Final = FED | {S.BACKOFF, S.PAUSED, S.FINISHED}
 """Initialised, and not yet shut down."""
 
 BROKEN: Final = frozenset({S.FAILED, S.QUARANTINED})

@@ -75,7 +75,7 @@ class PluginSnapshot:
     plugin_type: str
     state: PluginState
     reason: str
-    """Why it is DEGRADED or FAILED; empty otherwise."""
+    """Why it is DEGRADED, STALLED, CIRCUIT_OPEN or FAILED; empty otherwise."""
     subscriptions: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
     digest: str = ""

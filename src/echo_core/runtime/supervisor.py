@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from echo_core._version import __version__
@@ -18,6 +17,7 @@ from echo_core.runtime.dispatch import GRACE_S
 from echo_core.runtime.isolation.plugin import RemotePlugin
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.states import BROKEN, PluginState
+from echo_core.runtime.threads import Threads, thread_count
 
 T = TypeVar("T")
 
@@ -53,10 +53,7 @@ class Supervisor:
                 if isinstance(plugin, RemotePlugin):
                     plugin = await self._launch(plugin, deadline_s)
                 plugin.name = plugin.name or slot.name
-                if plugin.blocking:
-                    slot.threads = ThreadPoolExecutor(
-                        self.manifest.delivery.lanes, thread_name_prefix=slot.name
-                    )
+                slot.threads = Threads(slot.name, thread_count(self.manifest, plugin))
                 slot.plugin = plugin
                 self.context = await self._context_or_end(plugin)
                 slot.config_digest = config_digest(self.context.config)
@@ -175,7 +172,7 @@ class Supervisor:
             if reason and slot.state not in BROKEN:
                 slot.move_to(PluginState.FAILED, f"shutdown: {reason}")
         if slot.threads is not None:
-            slot.threads.shutdown(wait=False, cancel_futures=True)
+            slot.threads.shutdown()
         slot.plugin = self.context = None
         slot.unload()
         slot.threads = None

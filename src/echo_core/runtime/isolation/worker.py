@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -39,6 +38,7 @@ from echo_core.runtime.lane import Handler, handler_of
 from echo_core.runtime.libraries.library import read_library
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import load
+from echo_core.runtime.threads import Threads, thread_count
 from echo_core.settlement import Ending
 
 _BEAT_S: Final = 0.1
@@ -200,11 +200,7 @@ class Worker(asyncio.Protocol):
     async def _init(self, detail: Mapping[str, Any]) -> None:
         manifest, plugin = self._manifest, self._plugin
         self._plugin_telemetry.status = self._status = detail["status"]
-        threads = (
-            ThreadPoolExecutor(manifest.delivery.lanes, thread_name_prefix=manifest.name)
-            if plugin.blocking
-            else None
-        )
+        threads = Threads(manifest.name, thread_count(manifest, plugin))
         self.context = HostContext(
             manifest,
             MappingProxyType(detail["config"]),

@@ -1,0 +1,353 @@
+"""What stands still is seen and named: deaf handlers, plugins without progress, a blocked loop."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from echo_core import BaseMessage, Plugin, ProcessingStatus, Source
+from echo_core.runtime.states import PluginState
+from echo_core.testing.clock import ManualClock
+from runtime.hosting import Handler, Numbers, World, manifest
+
+SOURCE = manifest("counting", says=("raw",), plugin_type="source")
+OK = ProcessingStatus.ACKNOWLEDGED
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def state_of(world: World, number: int = 1) -> PluginState:
+    return world.host.snapshot().plugins[number].state
+
+
+def test_a_handler_that_goes_on_after_its_cancellation_is_named_with_its_place(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        let_go = asyncio.Event()
+
+        async def deaf_to_all(message: BaseMessage) -> None:
+            while not let_go.is_set():
+                try:
+                    await let_go.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        world, plugin = World(tmp_path), Handler(deaf_to_all)
+        world.add(Numbers(3), SOURCE)
+        world.add(plugin, manifest("deaf", hears=("raw",), timeouts={"message_ms": 50}))
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: state_of(world) is PluginState.STALLED)
+        reason = world.host.snapshot().plugins[1].reason
+        assert "goes on although it was cancelled after 0.05 s" in reason
+        assert f"{__file__}:" in reason
+        assert "in deaf_to_all" in reason
+        let_go.set()
+        await until(lambda: not world.transport.unsettled())
+        await until(lambda: state_of(world) is PluginState.RUNNING)
+        world.host.request_stop()
+        final = (await running)["deaf"]
+        assert (final.processed, final.failed_attempts) == (3, 0)  # it has answered after all
+
+    asyncio.run(scenario())
+
+
+def test_a_late_answer_does_not_shield_the_next_handler_from_its_deadline(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async def late_once(message: BaseMessage) -> None:
+            if message.data == 0:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    return
+            await asyncio.Event().wait()
+
+        world = World(tmp_path)
+        world.add(Numbers(2), SOURCE)
+        delivery = {"max_attempts": 1}
+        of = manifest("late", hears=("raw",), delivery=delivery, timeouts={"message_ms": 50})
+        world.add(Handler(late_once), of)
+        final = (await world.run())["late"]
+        assert (final.processed, final.dead_lettered) == (1, 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_reaches_a_lane_whose_handler_has_answered_late(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async def late_once(message: BaseMessage) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if message.data:
+                    raise
+                world.host.abort()
+
+        world = World(tmp_path)
+        world.add(Numbers(2), SOURCE)
+        world.add(Handler(late_once), manifest("late", hears=("raw",), timeouts={"message_ms": 50}))
+        began = time.monotonic()
+        final = (await world.run(until_idle=False))["late"]
+        assert time.monotonic() - began < 10
+        assert (final.processed, final.dead_lettered, final.in_hand) == (1, 1, 0)
+
+    asyncio.run(scenario())
+
+
+def stalling_world(tmp_path: Path, clock: ManualClock, handle: Any, **more: Any) -> World:
+    world = World(tmp_path, clock=clock, health_interval_s=100_000, stalled_after_s=10)
+    world.add(Numbers(3), SOURCE)
+    world.add(Handler(handle), manifest("slow", hears=("raw",), timeouts={"message_ms": 60_000}, **more))
+    return world
+
+
+def test_a_plugin_with_work_that_gets_on_with_nothing_is_stalled_until_it_does(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock, let_go = ManualClock(), asyncio.Event()
+
+        async def waits_for_ever(message: BaseMessage) -> None:
+            await let_go.wait()
+
+        world = stalling_world(tmp_path, clock, waits_for_ever)
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: world.host.snapshot().plugins[1].in_hand == 1)
+        await asyncio.sleep(0.1)
+        await clock.advance(65)  # a handler may take its 60 s, and 10 more
+        await asyncio.sleep(0.2)
+        assert state_of(world) is PluginState.RUNNING
+        await clock.advance(10)
+        await until(lambda: state_of(world) is PluginState.STALLED)
+        reason = world.host.snapshot().plugins[1].reason
+        assert "nothing has ended for" in reason
+        assert "in waits_for_ever" in reason
+        let_go.set()
+        await until(lambda: state_of(world) is PluginState.RUNNING)
+        world.host.request_stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_plugin_is_never_stalled(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = ManualClock()
+        world = stalling_world(tmp_path, clock, None)
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: world.host.snapshot().plugins[1].processed == 3)
+        for _ in range(5):
+            await clock.advance(1_000)
+            await asyncio.sleep(0.06)
+        assert state_of(world) is PluginState.RUNNING
+        world.host.request_stop()
+        await running
+        assert PluginState.STALLED not in {event.state for event in world.events}
+
+    asyncio.run(scenario())
+
+
+def test_a_plugin_that_fails_all_the_time_is_not_stalled(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = ManualClock()
+
+        def fails(message: BaseMessage) -> None:
+            raise ValueError("always")
+
+        more = {"max_attempts": 1_000, "backoff_ms": 1, "circuit_failures": 0}
+        world = stalling_world(tmp_path, clock, fails, delivery=more)
+        running = asyncio.create_task(world.run(until_idle=False))
+        for _ in range(12):
+            await clock.advance(10)
+            await asyncio.sleep(0.06)
+        assert PluginState.STALLED not in {event.state for event in world.events}
+        world.host.abort()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_waits_for_its_attempt_with_others_behind_it_stalls_the_plugin(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = ManualClock()
+        later = ProcessingStatus.RETRY_LATER(3_600)
+        world = stalling_world(tmp_path, clock, lambda message: later, delivery={"lanes": 2})
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: world.host.snapshot().plugins[1].failed_attempts == 2)
+        await asyncio.sleep(0.1)
+        await clock.advance(75)
+        await until(lambda: state_of(world) is PluginState.STALLED)
+        assert "waits for its next attempt" in world.host.snapshot().plugins[1].reason
+        world.host.abort()
+        await running
+
+    asyncio.run(scenario())
+
+
+class Threaded(Plugin, blocking=True):
+    """Its first call does not return until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.done: list[Any] = []
+
+    def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:  # type: ignore[override]
+        if message.data == 0:
+            self.let_go.wait(20)
+        self.done.append(message.data)
+        return OK
+
+
+def test_a_thread_that_does_not_return_costs_no_message_its_attempts(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = ManualClock()
+        world, plugin = World(tmp_path, clock=clock, health_interval_s=100_000), Threaded()
+        world.add(Numbers(3), SOURCE)
+        world.add(plugin, manifest("stuck", hears=("raw",), timeouts={"message_ms": 50}))
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: world.host.snapshot().plugins[1].failed_attempts == 1)
+        await clock.advance(1)
+        await until(lambda: world.host.snapshot().plugins[1].in_hand == 1)
+        await asyncio.sleep(0.2)  # four deadlines
+        assert world.host.snapshot().plugins[1].failed_attempts == 1
+        await clock.advance(100)
+        await until(lambda: state_of(world) is PluginState.STALLED)
+        reason = world.host.snapshot().plugins[1].reason
+        assert "all of its 1 threads are taken" in reason
+        assert "in process_message" in reason
+        plugin.let_go.set()
+        await until(lambda: not world.transport.unsettled())
+        world.host.request_stop()
+        final = (await running)["stuck"]
+        assert (final.processed, final.dead_lettered) == (3, 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_plugin_that_blocks_its_threads_does_not_delay_its_neighbours(tmp_path: Path) -> None:
+    class Blocks(Plugin):
+        """Calls what blocks from a coroutine, as many times as there are messages."""
+
+        def __init__(self) -> None:
+            self.let_go = threading.Event()
+
+        async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+            await self.context.run_blocking(self.let_go.wait, 20)
+            return OK
+
+    async def scenario() -> None:
+        blocks, quick = Blocks(), Handler(None)
+
+        async def in_thread(message: BaseMessage) -> None:
+            await quick.context.run_blocking(time.monotonic)
+
+        quick.handle = in_thread
+        world = World(tmp_path)
+        world.add(Numbers(200), SOURCE)
+        world.add(blocks, manifest("blocks", hears=("raw",), delivery={"lanes": 64}))
+        world.add(quick, manifest("quick", hears=("raw",)))
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: world.host.snapshot().plugins[2].processed == 200)
+        assert world.host.snapshot().plugins[1].processed == 0
+        blocks.let_go.set()
+        world.host.request_stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+class Told(logging.Handler):
+    """Sets an event at the first record of the watchdog."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[str] = []
+        self.told = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record.getMessage())
+        self.told.set()
+
+
+@pytest.fixture
+def watchdog_log() -> Any:
+    handler, logger = Told(), logging.getLogger("echo_core.runtime.watchdog")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+class BlockingSource(Source):
+    def __init__(self, told: threading.Event) -> None:
+        self.told = told
+
+    async def produce(self) -> AsyncIterator[Any]:
+        self.told.wait(20)
+        yield 1
+        await asyncio.Event().wait()
+
+
+def blocks_the_loop(told: threading.Event, in_task: bool) -> Handler:
+    async def block() -> None:
+        told.wait(20)
+
+    async def handle(message: BaseMessage) -> None:
+        if in_task:
+            await asyncio.create_task(block())
+        else:
+            await block()
+
+    return Handler(handle)
+
+
+@pytest.mark.parametrize("who", ["handler", "source"])
+def test_what_blocks_the_loop_is_named_with_its_stack_while_it_does(
+    tmp_path: Path, watchdog_log: Told, who: str
+) -> None:
+    world = World(tmp_path, blocked_after_s=0.1)
+    if who == "source":
+        world.add(BlockingSource(watchdog_log.told), manifest("blocker", says=("raw",), plugin_type="source"))
+        world.add(Handler(), manifest("reader", hears=("raw",)))
+        function = "produce"
+    else:
+        world.add(Numbers(1), SOURCE)
+        blocker = blocks_the_loop(watchdog_log.told, in_task=False)
+        world.add(blocker, manifest("blocker", hears=("raw",)))
+        function = "block"
+
+    async def scenario() -> None:
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: any(event.state is PluginState.DEGRADED for event in world.events))
+        world.host.request_stop()
+        await running
+
+    asyncio.run(scenario())
+    assert "blocker blocks the event loop: nothing else has run for" in watchdog_log.records[0]
+    assert f"in {function}" in watchdog_log.records[0]
+    (event,) = [event for event in world.events if event.state is PluginState.DEGRADED]
+    assert event.name == "blocker"
+    assert f"in {function}" in event.reason
+    assert "it blocked the event loop for" in event.reason
+
+
+def test_a_task_of_a_plugins_own_that_blocks_the_loop_is_told_by_its_code(
+    tmp_path: Path, watchdog_log: Told
+) -> None:
+    world = World(tmp_path, blocked_after_s=0.1)
+    world.add(Numbers(1), SOURCE)
+    world.add(blocks_the_loop(watchdog_log.told, in_task=True), manifest("blocker", hears=("raw",)))
+    asyncio.run(world.run())
+    assert "in block" in watchdog_log.records[0]
+
+
+def test_a_busy_loop_that_lets_others_run_is_not_blocked(tmp_path: Path, watchdog_log: Told) -> None:
+    world = World(tmp_path)
+    world.add(Numbers(2_000), SOURCE)
+    world.add(Handler(), manifest("busy", hears=("raw",)))
+    asyncio.run(world.run())
+    assert watchdog_log.records == []
