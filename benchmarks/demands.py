@@ -41,6 +41,11 @@ RATIOS: Final = (
     Ratio("echo_core", "handwritten", "all traced, against asyncio by hand without telemetry", 0.7),
     Ratio("echo_core", "faststream", "all traced, against FastStream traced, both in memory", 20),
     Ratio("echo_core_nats", "faststream_nats", "all traced, against FastStream traced, both over NATS", 5),
+    Ratio(
+        "echo_core_nats", "faststream_jetstream", "the same, and FastStream on JetStream, at least once too"
+    ),
+    Ratio("echo_core_batch", "bytewax", "batch mode, against Bytewax in batches", 0.5),
+    Ratio("echo_core_batch_traced", "bytewax", "batch mode, all traced, against Bytewax untraced"),
     Ratio("echo_core_off", "handwritten", "telemetry off, against asyncio by hand without telemetry"),
     Ratio("echo_core_off", "dramatiq", "telemetry off, against dramatiq's stub broker"),
     Ratio("echo_core_off", "bytewax", "telemetry off, one message at a time, against Bytewax in batches"),
@@ -74,15 +79,6 @@ def _ratio(ratio: Ratio, ours: Measured, peer: Measured) -> Row:
         met=None if ratio.at_least is None else found >= ratio.at_least and not lost,
         by_cpu=_times(by_cpu),
         note=f"{lost:,} spans or measurements lost" if lost else "",
-    )
-
-
-def bytewax_batch() -> Row:
-    """The row that waits for plugins that take batches."""
-    return Row(
-        what="batch mode, against Bytewax in batches",
-        demanded=">= 0.5x its rate",
-        note="Echo Core has no batch mode yet",
     )
 
 

@@ -1,6 +1,6 @@
 """What a contestant is given, and what it prints: one measured run in a process of its own.
 
-A contestant is a module of `benchmarks.contestants` that ends in `job.main(run)`. `run(job)` sends
+A contestant is a module of `benchmarks.peers` that ends in `job.main(run)`. `run(job)` sends
 `job.segments()` through validate, transform and sink. It calls `job.start()` before the first message is
 handed in, and `job.stop()` when the last one is done and, if traced, its telemetry has been delivered.
 """

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks import ROOT
-from benchmarks.contestants import Contestant
 from benchmarks.job import NOT_AVAILABLE
+from benchmarks.peers import Contestant
 from benchmarks.receiver import Receiver
 
 _PROBE: Final = 300

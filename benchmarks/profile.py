@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import ROOT, machine, work
-from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.measure import Measured, command, environment, run_all
+from benchmarks.peers import CONTESTANTS, Contestant
 from benchmarks.receiver import Receiver
 from benchmarks.report import table
 from echo_core import __version__
@@ -103,9 +103,7 @@ def _is_running(is_main: bool, stack: Sequence[Frame]) -> bool:
     """Not an import, and in the main thread only what the contestant's `run` does."""
     if any(frame.file == "<frozen importlib._bootstrap>" for frame in stack):
         return False
-    inside = any(
-        frame.function == "run" and frame.file.endswith("/contestants/echo_core.py") for frame in stack
-    )
+    inside = any(frame.function == "run" and frame.file.endswith("/peers/echo_core.py") for frame in stack)
     return bool(stack) and (inside or not is_main)
 
 

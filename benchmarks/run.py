@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import ROOT, alone, demands, machine, nats_server, report
-from benchmarks.contestants import CONTESTANTS
 from benchmarks.demands import Row
 from benchmarks.measure import Measured, run_all
+from benchmarks.peers import CONTESTANTS
 from benchmarks.receiver import Receiver
 from echo_core import __version__
 
@@ -66,8 +66,6 @@ class Session:
         chosen = [one for one in CONTESTANTS if one.quick or self.plan is FULL]
         self.measured = self._run(chosen, self.plan.rounds, self.plan.seconds)
         self.rows += demands.against_peers(self.measured)
-        if self.plan is FULL:
-            self.rows.append(demands.bytewax_batch())
         self.data["contestants"] = report.as_json(self.measured)
 
     def _run(self, chosen: Sequence[Any], rounds: int, seconds: float) -> list[Measured]:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from benchmarks import work
-from benchmarks.contestants.echo_core import CaptionTransformer, SegmentValidator, TallySink
 from benchmarks.hosting import FLUSH_S, manifest, run_until_idle, telemetry_for
 from benchmarks.machine import resident_bytes
+from benchmarks.peers.echo_core import CaptionTransformer, SegmentValidator, TallySink
 from echo_core import Source
 
 

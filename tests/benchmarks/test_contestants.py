@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from benchmarks.contestants import CONTESTANTS, Contestant
 from benchmarks.measure import run_once
+from benchmarks.peers import CONTESTANTS, Contestant
 from benchmarks.receiver import Receiver
 
 from benchmarks import ROOT, nats_server

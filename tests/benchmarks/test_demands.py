@@ -1,6 +1,6 @@
-from benchmarks.contestants import CONTESTANTS
 from benchmarks.demands import Row, against_peers, of_memory, of_seconds, of_subscriptions
 from benchmarks.measure import Measured, Run
+from benchmarks.peers import CONTESTANTS
 
 
 def measured(key: str, *rates: float, lost: int = 0, unavailable: str = "") -> Measured:

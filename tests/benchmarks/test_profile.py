@@ -2,7 +2,7 @@ from benchmarks.profile import Frame, read_samples
 
 from benchmarks import ROOT
 
-RUN = f"run ({ROOT}/benchmarks/contestants/echo_core.py:66)"
+RUN = f"run ({ROOT}/benchmarks/peers/echo_core.py:66)"
 LANE = f"Lane._handle ({ROOT}/src/echo_core/runtime/lane.py:107)"
 SDK = "start_span (/v/lib/python3.11/site-packages/opentelemetry/sdk/trace/__init__.py:9)"
 

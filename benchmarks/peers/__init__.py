@@ -1,4 +1,4 @@
-"""The contestants, one program each: the same work as its users would write it. This is their list."""
+"""Echo Core and its peers, a program each: the same work as its users would write it. Here is their list."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +21,7 @@ class Contestant:
     @property
     def module(self) -> str:
         """For `python -m`."""
-        return f"benchmarks.contestants.{self.program}"
+        return f"benchmarks.peers.{self.program}"
 
     @property
     def is_traced(self) -> bool:
@@ -64,7 +64,7 @@ CONTESTANTS: Final = (
     ),
     Contestant(
         key="echo_core_nats",
-        title="Echo Core, everything traced and measured, over NATS",
+        title="Echo Core, everything traced and measured, over NATS JetStream (at least once)",
         program="echo_core",
         variant="nats",
         spans_per_message=6,
@@ -72,11 +72,34 @@ CONTESTANTS: Final = (
     ),
     Contestant(
         key="faststream_nats",
-        title="FastStream, OpenTelemetry middleware, over NATS",
+        title="FastStream, OpenTelemetry middleware, over NATS (at most once)",
         program="faststream",
         variant="nats",
         spans_per_message=7,
         measurements_per_message=3,
+    ),
+    Contestant(
+        key="faststream_jetstream",
+        title="FastStream, OpenTelemetry middleware, over NATS JetStream (at least once)",
+        program="faststream",
+        variant="jetstream",
+        spans_per_message=7,
+        measurements_per_message=3,
+    ),
+    Contestant(
+        key="echo_core_batch",
+        title="Echo Core, batches of 1,000, telemetry off",
+        program="echo_core",
+        variant="batch",
+    ),
+    # Batched, each message has a span where it is published, and a batch one where it is handled; so there is
+    # a measurement for each batch.
+    Contestant(
+        key="echo_core_batch_traced",
+        title="Echo Core, batches of 1,000, everything traced and measured",
+        program="echo_core",
+        variant="batch_traced",
+        spans_per_message=3,
     ),
     Contestant(key="bytewax", title="Bytewax, batches of 1,000, untraced", program="bytewax"),
     Contestant(key="dramatiq", title="dramatiq, stub broker, untraced", program="dramatiq"),
