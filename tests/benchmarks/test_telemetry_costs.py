@@ -14,7 +14,7 @@ from benchmarks.telemetry_operations import Contender, contender, encoding, meas
 PROMISED = {
     "whole message, sampled": 10.0,
     "whole message, not sampled": 5.0,
-    "encode, a span": 8.0,
+    "encode, an ordinary span": 8.0,
 }
 
 
