@@ -8,7 +8,7 @@ BENCH  ?= .venvs/bench
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry clean
+.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -99,6 +99,10 @@ bench-telemetry: setup ## what telemetry costs, fast against official; writes do
 	    chosen="$$chosen --python .venvs/$$version/bin/python"; \
 	done; \
 	$(BIN)/python -m benchmarks.telemetry_report $$chosen $(ARGS)
+
+bench-live: setup ## what coming, going and upgrading plugins cost a running host (about a minute)
+	@echo "==> bench-live: 50 upgrades under load, 1,000 activations"
+	$(BIN)/python -m benchmarks.live $(ARGS)
 
 clean: ## remove what the other targets made, except the virtual environment
 	@echo "==> clean: caches, output, built libraries, host state"

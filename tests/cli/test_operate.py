@@ -187,3 +187,38 @@ def test_without_a_host_the_line_that_starts_one_is_given(
     done = call(*verb.split())
     assert (done.returncode, done.stdout) == (5, "")
     assert f"fix: echo-core run --project {idle.root}" in done.stderr
+
+
+def test_dev_runs_the_workshop_and_swaps_what_is_saved(tmp_path: Path) -> None:
+    workspace = init(tmp_path / "dev")
+    code = workspace.workshop / "ticker" / "src" / "ticker" / "__init__.py"
+    make_library(
+        workspace, "ticker", code=TICKER, subscriptions=[], publications=["tick"], plugin_type="source"
+    )
+    process = subprocess.Popen(
+        [PROGRAM, "dev", "--project", workspace.root],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+
+    def hear(words: str) -> None:
+        assert any(words in line for line in process.stderr or ())
+
+    try:
+        hear("ticker 0.1.0 running")
+        while find_door(workspace) is None:  # by then it watches, or is about to
+            time.sleep(0.02)
+        time.sleep(0.3)
+        code.write_text(code.read_text() + "\n\ndef broken(:\n")
+        hear("__init__.py:15: SyntaxError")
+        hear("still watching; what runs is as before")
+        code.write_text(code.read_text().replace("def broken(:", "# mended"))
+        hear("ticker is swapped in")
+        process.send_signal(signal.SIGTERM)
+        assert "done in" in process.communicate(timeout=40)[0]
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()

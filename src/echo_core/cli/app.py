@@ -57,6 +57,7 @@ VERBS: Final = (
     Verb("create", "create:create", _WRITE, "Write a new plugin into the workshop.", ("create_plugin",)),
     Verb("test", "test:test", _WRITE, "Run a plugin's own tests."),
     Verb("build", "build:build", _WRITE, "Build a plugin into a library.", ("build_plugin",)),
+    Verb("dev", "dev:dev", _WRITE, "Run the workshop's plugins, and swap each on save."),
     Verb("activate", "activate:activate", _RUN, "Switch a built plugin on."),
     Verb("deactivate", "deactivate:deactivate", _RUN, "Switch a plugin off."),
     Verb("activate_plugin", "activate_plugin:activate_plugin", _RUN, "Switch a plugin on or off."),

@@ -20,7 +20,7 @@ from echo_core.cli.drive import Service, drive
 from echo_core.cli.ending import leave, run_loop
 from echo_core.cli.output import printable, to_builtins
 from echo_core.cli.progress import progress_for
-from echo_core.cli.session import SessionArgument
+from echo_core.cli.session import Session, SessionArgument
 from echo_core.cli.summary import summarize, summary_text
 from echo_core.cli.trace_tree import TraceBook, render_trace
 from echo_core.control.board import Board
@@ -35,6 +35,7 @@ from echo_core.runtime.reconcile import Reconciler
 from echo_core.runtime.registry import Enabled, enabled
 from echo_core.runtime.settings import Settings, load_settings
 from echo_core.transports.urls import transport_for
+from echo_core.workspace import Workspace
 
 _SHOWN_OTHERWISE: Final = "echo_core.runtime.slot"
 """Logs the plugins' moves, which the progress shows already."""
@@ -73,15 +74,38 @@ def run(
     workspace = session.workspace()
     settings = load_settings(workspace)
     plugins = choose(enabled(workspace), only, except_, may_be_none=not until_idle)
+
+    def begin(host: Host, store: Store) -> Sequence[Service]:
+        add_plugins(host, plugins, store)
+        if until_idle:
+            return ()
+        includes = functools.partial(_is_chosen, only=only, except_=except_)
+        reconciler = Reconciler(host, workspace, store, known=plugins, includes=includes)
+        return (reconciler.watch, control_of(host, reconciler, workspace, settings))
+
+    return run_host(session, settings, begin, until_idle=until_idle, plain=plain, trace=trace)
+
+
+def run_host(
+    session: Session,
+    settings: Settings,
+    begin: Callable[[Host, Store], Sequence[Service]],
+    *,
+    until_idle: bool = False,
+    plain: bool = False,
+    trace: bool = False,
+) -> int:
+    """Run a host to its end, and print its account; the exit code.
+
+    `begin` gives it its plugins, and says what runs beside it.
+    """
+    workspace = session.workspace()
     transport = transport_for(settings.host.transport, workspace.root)
     telemetry = telemetry_for(settings)
     book = TraceBook()
     if trace:
         telemetry.tap(book)
     _log_to_stderr()
-    store = Store(workspace.state)
-    beside: list[Service] = []
-    letters, logs = DeadLetterStore(workspace.state / FILE_NAME), LogTail()
     try:
         set_global_telemetry(telemetry)
         telemetry.install_globals()
@@ -92,22 +116,7 @@ def run(
             dead_letters=DeadLetterStore(workspace.state / FILE_NAME),
         )
         with progress_for(session.out, plain=plain) as progress:
-            add_plugins(host, plugins, store)
-            if not until_idle:
-                reconciler = Reconciler(
-                    host,
-                    workspace,
-                    store,
-                    known=plugins,
-                    includes=lambda name: _is_chosen(name, only, except_),
-                )
-                board = Board(
-                    host, reconciler, workspace, letters, logs, optional=settings.host.optional_plugins
-                )
-                beside += [
-                    reconciler.watch,
-                    functools.partial(serve, host, board, logs, workspace, settings.host.control_port),
-                ]
+            beside = begin(host, Store(workspace.state))
             (snapshot, aborted), left = run_loop(
                 drive(host, progress, until_idle=until_idle, beside=beside), _loop_factory()
             )
@@ -116,13 +125,26 @@ def run(
         document = to_builtins(summary) | ({"trace": tree} if trace else {})
         session.out.result("run", document, summary_text(summary, tree))
     finally:
-        letters.close()
         telemetry.shutdown()  # may wait for a backend that does not answer, so nobody waits for more than it
     code = Interrupted.exit_code if aborted else (0 if summary.ok else 1)
     if left:
         session.out.note(f"left behind, because it does not end: {', '.join(sorted(left))}")
         leave(code)
     return code
+
+
+def control_of(host: Host, reconciler: Reconciler, workspace: Workspace, settings: Settings) -> Service:
+    """The control API of the host."""
+
+    async def control() -> None:
+        letters, logs = DeadLetterStore(workspace.state / FILE_NAME), LogTail()
+        board = Board(host, reconciler, workspace, letters, logs, optional=settings.host.optional_plugins)
+        try:
+            await serve(host, board, logs, workspace, settings.host.control_port)
+        finally:
+            letters.close()
+
+    return control
 
 
 def choose(

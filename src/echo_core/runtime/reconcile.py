@@ -199,7 +199,7 @@ class Reconciler:
 
     def _check(self, name: str) -> None:
         if not self._includes(name):
-            raise ChangeRefused(f"{name} is not this host's", why="it was started with --only or --except")
+            raise ChangeRefused(f"{name} is not this host's", why="it was started for other plugins only")
 
 
 def _read_linked(link: Path) -> Library:

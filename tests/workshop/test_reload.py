@@ -1,0 +1,156 @@
+"""The development loop, over a real folder and a real host."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from echo_core.errors import EchoCoreError
+from echo_core.runtime.host import Host
+from echo_core.runtime.libraries.store import Store
+from echo_core.runtime.states import PluginState
+from echo_core.workshop.reload import Reloader
+from echo_core.workspace import Workspace
+from runtime.hosting import Handler, World, manifest, running
+from support.libraries import make_workspace, write_plugin
+
+SAYING = """
+    import asyncio
+    from echo_core import Source
+
+    class Greeter(Source):
+        async def produce(self):
+            while True:
+                yield "{words}"
+                await asyncio.sleep(0.001)
+
+    def create_plugin():
+        return Greeter()
+"""
+SPEAKER = {"subscriptions": [], "publications": ["greetings.made"], "plugin_type": "source"}
+
+
+class Loop:
+    """A host in the development loop, and what is heard of it."""
+
+    def __init__(self, workspace: Workspace, host: Host, sink: Handler) -> None:
+        self.workspace = workspace
+        self.host = host
+        self.sink = sink
+        self.said: list[tuple[str, float | None, EchoCoreError | None]] = []
+
+    def save(self, code: str) -> None:
+        write(self.workspace, code)
+
+    async def hears(self, words: str) -> None:
+        seen = len(self.sink.seen)
+        await until(lambda: words in self.sink.data[seen:])
+
+    @property
+    def state(self) -> PluginState | None:
+        plugin = self.host.plugin("greeter")
+        return plugin.state if plugin else None
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Files are watched by a thread, so this waits for real; the test's timeout ends it."""
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+def write(workspace: Workspace, code: str, name: str = "greeter") -> None:
+    write_plugin(workspace, name, code=code, **SPEAKER)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def loop(workspace: Workspace) -> AsyncIterator[Loop]:
+    world, sink = World(workspace.root), Handler()
+    world.add(sink, manifest("sink", hears=("greetings.made",)))
+    made = Loop(workspace, world.host, sink)
+    reloader = Reloader(workspace, Store(workspace.state), lambda *what: made.said.append(what))
+    reloader.begin(world.host)
+    async with running(world) as host:
+        watch = asyncio.create_task(reloader.watch(host))
+        await asyncio.sleep(0.2)  # until it watches: what was saved before that is not seen
+        try:
+            yield made
+        finally:
+            watch.cancel()
+            await asyncio.wait([watch])
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return make_workspace(tmp_path / "ws")
+
+
+def run(workspace: Workspace, scenario: Callable[[Loop], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with loop(workspace) as made:
+            await scenario(made)
+
+    asyncio.run(main())
+
+
+def test_what_is_saved_takes_the_place_of_what_runs(workspace: Workspace) -> None:
+    async def scenario(made: Loop) -> None:
+        await made.hears("hello")
+        made.save(SAYING.format(words="good day"))
+        await made.hears("good day")
+        await until(lambda: made.said)
+        ((name, seconds, error),) = made.said
+        assert (name, error) == ("greeter", None)
+        assert seconds is not None
+
+    write(workspace, SAYING.format(words="hello"))
+    run(workspace, scenario)
+
+
+def test_a_syntax_error_keeps_what_runs_and_names_file_and_line(workspace: Workspace) -> None:
+    async def scenario(made: Loop) -> None:
+        made.save(SAYING.format(words="good day") + "\n    def broken(:\n")
+        await until(lambda: made.said)
+        assert "src/greeter/__init__.py:13: SyntaxError" in str(made.said[0][2])
+        await made.hears("hello")
+        assert made.state is PluginState.RUNNING
+        made.save(SAYING.format(words="good day"))
+        await made.hears("good day")
+
+    write(workspace, SAYING.format(words="hello"))
+    run(workspace, scenario)
+
+
+@pytest.mark.parametrize(
+    "broken", ["def broken(:\n", "raise ValueError('no import')\n"], ids=["syntax", "import"]
+)
+def test_a_plugin_that_was_broken_from_the_beginning_comes_up_once_it_is_mended(
+    workspace: Workspace, broken: str
+) -> None:
+    async def scenario(made: Loop) -> None:
+        assert made.state is PluginState.FAILED
+        made.save(SAYING.format(words="mended"))
+        await made.hears("mended")
+
+    write(workspace, broken)
+    run(workspace, scenario)
+
+
+def test_plugins_that_are_created_and_deleted_come_and_go_and_what_tools_write_is_nobodys(
+    workspace: Workspace,
+) -> None:
+    async def scenario(made: Loop) -> None:
+        write(workspace, SAYING.format(words="new"), name="other")
+        await made.hears("new")
+        cache = workspace.workshop / "other" / "tests" / "__pycache__"
+        cache.mkdir()
+        (cache / "x.pyc").write_bytes(b"x")
+        shutil.rmtree(workspace.workshop / "other")
+        await until(lambda: made.host.plugin("other") is None)
+        assert all(error is None for _, _, error in made.said)
+        assert made.state is PluginState.RUNNING
+
+    write(workspace, SAYING.format(words="hello"))
+    run(workspace, scenario)
