@@ -134,7 +134,9 @@ class MemorySubscription(Subscription):
         while not queue:
             if self._closed and not self._delayed:
                 raise TransportClosed(f"the subscription {self.name!r} is closed")
-            await self._wait_for_delivery()
+            receiver = asyncio.get_running_loop().create_future()
+            self._receivers.append(receiver)
+            await receiver
         if limit > self._batch:
             limit = self._batch
         if limit >= len(queue):
@@ -148,11 +150,6 @@ class MemorySubscription(Subscription):
         if self._is_congested and len(queue) <= self.calm_at:
             self._let_sources_go_on()
         return taken
-
-    async def _wait_for_delivery(self) -> None:
-        receiver = asyncio.get_running_loop().create_future()
-        self._receivers.append(receiver)
-        await receiver
 
     def statistics(self) -> SubscriptionStatistics:
         return SubscriptionStatistics(waiting=len(self._queue) + self._delayed, unsettled=self._received)
@@ -225,10 +222,10 @@ class MemorySubscription(Subscription):
 
     def _wake_receivers(self) -> None:
         """All of them: one may be cancelled before it gets here; the others look, and go on waiting."""
-        receivers, self._receivers = self._receivers, []
-        for receiver in receivers:
+        for receiver in self._receivers:
             if not receiver.done():
                 receiver.set_result(None)
+        self._receivers.clear()
 
     def _settled(self, count: int = 1) -> None:
         self._received -= count
