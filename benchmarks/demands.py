@@ -46,6 +46,7 @@ RATIOS: Final = (
     ),
     Ratio("echo_core_batch", "bytewax", "batch mode, against Bytewax in batches", 0.5),
     Ratio("echo_core_batch_traced", "bytewax", "batch mode, all traced, against Bytewax untraced"),
+    Ratio("echo_core_nats", "nats_bare", "all traced, against nats-py by hand without telemetry", 0.6),
     Ratio("echo_core_off", "handwritten", "telemetry off, against asyncio by hand without telemetry"),
     Ratio("echo_core_off", "dramatiq", "telemetry off, against dramatiq's stub broker"),
     Ratio("echo_core_off", "bytewax", "telemetry off, one message at a time, against Bytewax in batches"),

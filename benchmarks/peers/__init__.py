@@ -101,6 +101,7 @@ CONTESTANTS: Final = (
         variant="batch_traced",
         spans_per_message=3,
     ),
+    Contestant(key="nats_bare", title="nats-py by hand on JetStream, no telemetry", program="nats_bare"),
     Contestant(key="bytewax", title="Bytewax, batches of 1,000, untraced", program="bytewax"),
     Contestant(key="dramatiq", title="dramatiq, stub broker, untraced", program="dramatiq"),
 )
