@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from echo_core.transports.amqp import AmqpTransport
 from echo_core.transports.base import Capabilities
 from echo_core.transports.memory import MemoryTransport
 from echo_core.transports.nats import NatsTransport
@@ -20,6 +21,7 @@ TRANSPORTS: Final[dict[str, Capabilities]] = {
     "sqlite": SqliteTransport.capabilities,
     "nats": NatsTransport.capabilities,
     "redis": RedisTransport.capabilities,
+    "amqp": AmqpTransport.capabilities,
 }
 ROWS: Final = {
     "durable": "what was accepted survives the end of the host",

@@ -199,4 +199,17 @@ async def _delete_keys(server: Server) -> None:
         await client.delete(*[key async for key in client.scan_iter("{robbed}*")])
 
 
-ROBBERS: dict[str, Callable[[Server], Awaitable[None]]] = {"nats": _delete_stream, "redis": _delete_keys}
+async def _delete_queue(server: Server) -> None:
+    import aiormq
+
+    connection = await aiormq.connect(f"amqp://guest:guest@127.0.0.1:{server.port}/")
+    channel = await connection.channel()
+    await channel.queue_delete("robbed.reader")
+    await connection.close()
+
+
+ROBBERS: dict[str, Callable[[Server], Awaitable[None]]] = {
+    "nats": _delete_stream,
+    "redis": _delete_keys,
+    "amqp": _delete_queue,
+}

@@ -9,11 +9,12 @@ from typing import Final
 from echo_core.message import BaseMessage
 from echo_core.transports.broker import BrokerTransport
 from echo_core.transports.urls import transport_for
-from support.servers import Server, nats_server, redis_server
+from support.servers import Server, nats_server, rabbitmq_server, redis_server
 
 FAULTS: Final[dict[str, Callable[[], AbstractContextManager[Server]]]] = {
     "nats": nats_server,
     "redis": redis_server,
+    "amqp": rabbitmq_server,
 }
 """Starts a server for a test alone, which may kill it."""
 SCHEMES: Final = tuple(FAULTS)

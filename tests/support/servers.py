@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -28,12 +28,11 @@ def missing(what: str, how: str) -> NoReturn:
     pytest.skip(message)
 
 
-def program(name: str, how: str) -> str:
-    """The path of a server's program: the one installed beside this Python, or the one on PATH."""
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(
-        name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-    )
-    return found or missing(name, how)
+def program(name: str, how: str, *, first: str = "") -> str:
+    """The path of a server's program: in the folder `first`, or beside this Python, or on PATH."""
+    beside = str(Path(sys.executable).parent)
+    folders = [first, beside, os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]
+    return shutil.which(name, path=os.pathsep.join(filter(None, folders))) or missing(name, how)
 
 
 def free_port() -> int:
@@ -43,11 +42,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Server:
     """A broker's process, which can be killed and started again on the same port with the same data."""
 
-    def __init__(self, command: Sequence[str], port: int, log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], port: int, log: Path, *, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.port = port
+        self._environ = environ
         self._command = command
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,12 +62,14 @@ class Server:
     def start(self) -> None:
         """Start it and return when it takes connections."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            # A group of its own: what the program starts ends with it.
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._environ, start_new_session=True
+            )
         deadline = time.monotonic() + _READY_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if _answers(self.port):
+                return
             time.sleep(0.02)
         raise RuntimeError(f"{self._command[0]} did not start:\n{self._log.read_text(errors='replace')}")
 
@@ -74,8 +83,10 @@ class Server:
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(how)
+            os.killpg(self._process.pid, how)
             self._process.wait()
+        while _answers(self.port):  # what the program had started ends a moment later
+            time.sleep(0.01)
 
     def __enter__(self) -> Self:
         self.start()
@@ -124,3 +135,37 @@ def certificates(folder: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+@contextmanager
+def rabbitmq_server(*settings: str, tls: bool = False) -> Iterator[Server]:
+    """A RabbitMQ node by itself, with lines of rabbitmq.conf; its URL is amqp://127.0.0.1:<port>."""
+    # Debian's /usr/sbin/rabbitmq-server insists on its own user; this is what it calls.
+    path = program("rabbitmq-server", "apt-get install rabbitmq-server", first="/usr/lib/rabbitmq/bin")
+    port, names = free_port(), free_port()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        base = Path(folder)
+        listens = f"listeners.{'ssl' if tls else 'tcp'}.1 = 127.0.0.1:{port}"
+        plain = "listeners.tcp = none" if tls else "log.console = true"
+        (base / "rabbitmq.conf").write_text("\n".join((listens, plain, *settings)) + "\n")
+        (base / "plugins").write_text("[].\n")
+        environ = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": folder,
+            "RABBITMQ_NODENAME": f"echo{port}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_CONFIG_FILE": str(base / "rabbitmq"),
+            "RABBITMQ_MNESIA_BASE": str(base / "data"),
+            "RABBITMQ_LOG_BASE": str(base / "logs"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(base / "plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+            "ERL_EPMD_PORT": str(names),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+        # Its own name server: the one that Erlang starts by itself would stay behind.
+        epmd = [program("epmd", "apt-get install erlang-base"), "-port", str(names), "-address", "127.0.0.1"]
+        with (
+            Server(epmd, names, base / "epmd.log"),
+            Server([path], port, base / "log", environ=environ) as server,
+        ):
+            yield server

@@ -501,6 +501,8 @@ class BrokerTransport(Transport):
     payload_limit: int = 2**20
     """Bytes that one encoded message may have."""
     subscription_type: type[BrokerSubscription] = BrokerSubscription
+    resend_s: float = RESEND_S
+    """When to send again what was not answered, while the connection stands."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -694,7 +696,7 @@ class BrokerTransport(Transport):
         return self.congested.wait(source)
 
     async def _hand_over(self, publication: Publication) -> None:
-        publication.due = monotonic() + RESEND_S
+        publication.due = monotonic() + self.resend_s
         if self.is_connected:
             await self._send(publication)
 

@@ -140,6 +140,7 @@ class RedisTransport(BrokerTransport):
     )
     subscription_type = RedisSubscription
     payload_limit = _LARGEST
+    resend_s = float("inf")  # an answer comes, or the connection is given up
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)

@@ -38,6 +38,7 @@ _SCHEMES: Final[dict[str, _Open]] = {
     "sqlite": open_from_url,
     "nats": _of_extra("nats"),
     "redis": _of_extra("redis"),
+    "amqp": _of_extra("amqp"),
 }
 
 
