@@ -52,6 +52,7 @@ async def test_a_store_on_disk_keeps_them_too(tmp_path: Path, check: TransportCh
 async def test_a_transport_over_a_broker_keeps_its_promises(
     scheme: str, check: TransportCheck, brokers: Brokers
 ) -> None:
+    brokers.server(scheme)  # started before the check's patience begins
     await check(lambda: open_broker(brokers.url(scheme)))
 
 

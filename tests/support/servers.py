@@ -17,7 +17,7 @@ from typing import Final, NoReturn, Self
 
 import pytest
 
-_READY_S: Final = 20.0
+_READY_S: Final = 40.0
 
 
 def missing(what: str, how: str) -> NoReturn:
@@ -51,9 +51,17 @@ class Server:
     """A broker's process, which can be killed and started again on the same port with the same data."""
 
     def __init__(
-        self, command: Sequence[str], port: int, log: Path, *, environ: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        port: int,
+        log: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        ready: bytes = b"",
     ) -> None:
         self.port = port
+        self._ready = ready
+        """What it writes when it is more than a port that answers."""
         self._environ = environ
         self._command = command
         self._log = log
@@ -62,13 +70,14 @@ class Server:
     def start(self) -> None:
         """Start it and return when it takes connections."""
         with self._log.open("ab") as log:
+            begins = log.tell()
             # A group of its own: what the program starts ends with it.
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=self._environ, start_new_session=True
             )
         deadline = time.monotonic() + _READY_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            if _answers(self.port):
+            if _answers(self.port) and self._ready in self._log.read_bytes()[begins:]:
                 return
             time.sleep(0.02)
         raise RuntimeError(f"{self._command[0]} did not start:\n{self._log.read_text(errors='replace')}")
@@ -145,9 +154,10 @@ def rabbitmq_server(*settings: str, tls: bool = False) -> Iterator[Server]:
     port, names = free_port(), free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         base = Path(folder)
-        listens = f"listeners.{'ssl' if tls else 'tcp'}.1 = 127.0.0.1:{port}"
-        plain = "listeners.tcp = none" if tls else "log.console = true"
-        (base / "rabbitmq.conf").write_text("\n".join((listens, plain, *settings)) + "\n")
+        lines = [f"listeners.{'ssl' if tls else 'tcp'}.1 = 127.0.0.1:{port}", "log.console = true"]
+        if tls:
+            lines.append("listeners.tcp = none")
+        (base / "rabbitmq.conf").write_text("\n".join((*lines, *settings)) + "\n")
         (base / "plugins").write_text("[].\n")
         environ = {
             "PATH": os.environ.get("PATH", ""),
@@ -166,6 +176,6 @@ def rabbitmq_server(*settings: str, tls: bool = False) -> Iterator[Server]:
         epmd = [program("epmd", "apt-get install erlang-base"), "-port", str(names), "-address", "127.0.0.1"]
         with (
             Server(epmd, names, base / "epmd.log"),
-            Server([path], port, base / "log", environ=environ) as server,
+            Server([path], port, base / "log", environ=environ, ready=b"startup complete") as server,
         ):
             yield server
