@@ -7,7 +7,7 @@ queues are far too short for it, so each graph is full most of the time.
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,31 @@ class Counting(MemoryTransport):
     def __init__(self) -> None:
         super().__init__()
         self.topics: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self.deliveries = 0
         self.most = 0
 
     async def publish(self, topic: str, message: BaseMessage) -> None:
         await super().publish(topic, message)
         self.topics[topic] += 1
         self.look()
+
+    @property
+    def on_accept(self) -> Callable[[BaseMessage, int], None]:
+        """Hears of everything, and lets a host that follows messages hear of it too."""
+        return self._heard
+
+    @on_accept.setter
+    def on_accept(self, heard: Callable[[BaseMessage, int], None] | None) -> None:
+        self._host = heard
+
+    _host: Callable[[BaseMessage, int], None] | None = None
+
+    def _heard(self, message: BaseMessage, count: int) -> None:
+        self.deliveries += count
+        self.sources[message.source] += 1
+        if self._host is not None:
+            self._host(message, count)
 
     def look(self) -> None:
         self.most = max(self.most, self.unsettled())
@@ -248,6 +267,51 @@ def test_everything_ends_the_counts_add_up_and_the_bound_holds(
         for source in sources:
             if source.origin.asks:
                 check_told(source, world, workers)
+        world.dead_letters.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(scenario(Path(folder)))
+
+
+@settings(max_examples=12)
+@given(
+    nodes=st.lists(NODES, min_size=1, max_size=5),
+    origins=st.lists(ORIGINS, min_size=1, max_size=3),
+    seconds=st.integers(0, 20),
+)
+def test_a_forced_stop_at_any_moment_keeps_what_it_cannot_finish(
+    nodes: list[Node], origins: list[Origin], seconds: int
+) -> None:
+    """Time stands still from that moment on, so whoever is slow, or waits for a retry, does not finish."""
+
+    async def scenario(folder: Path) -> None:
+        clock, transport = ManualClock(), Counting()
+        world = World(folder, clock=clock, transport=transport, health_interval_s=1e9, shutdown_timeout_s=0.1)
+        sources = [(Asking if origin.asks else Plain)(origin, transport) for origin in origins]
+        for number, source in enumerate(sources):
+            world.add(source, manifest(f"s{number}", says=TOPICS, plugin_type="source"))
+        for number, node in enumerate(nodes):
+            world.add(Worker(node, clock, transport), of(node, f"p{number}"))
+        running = asyncio.create_task(world.run(until_idle=False))
+        await world.host.started()
+        await clock.advance(seconds)
+        world.host.request_stop()
+        final = await running
+
+        taken = sum(plugin.received + sum(plugin.shed.values()) for plugin in final.values())
+        assert taken == transport.deliveries
+        for plugin in final.values():
+            assert plugin.received == plugin.processed + plugin.filtered + plugin.dead_lettered
+            assert plugin.queue == 0
+        # A letter that was being written when its lane was cancelled may be written twice.
+        letters = {(letter.plugin, letter.message_id) for letter in world.dead_letters.newest(limit=10_000)}
+        assert sum(plugin.dead_lettered for plugin in final.values()) == len(letters)
+        assert transport.unsettled() == 0
+        for number, source in enumerate(sources):
+            if source.origin.asks:
+                told = [message.id for message, _ in source.told]
+                assert len(told) == len(set(told)) == transport.sources[f"s{number}"]
+                assert all(ending is not Ending.UNFINISHED for _, ending in source.told)
         world.dead_letters.close()
 
     with tempfile.TemporaryDirectory() as folder:
