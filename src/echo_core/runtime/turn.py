@@ -18,9 +18,11 @@ class Turn:
 
     def __init__(self) -> None:
         self._share_s = _TURN_S
-        """The turn, divided by the number of those that had work in the last round of the loop."""
-        self._ends = 0.0
+        self._began = 0.0
         self._busy = 0
+        """How many have begun to work in this round of the loop,"""
+        self._gave = 0
+        """and how many of them had more to do than they had time for."""
 
     def begin(self) -> float:
         """When whoever begins to work now should give its turn, on the clock of `monotonic`.
@@ -31,15 +33,19 @@ class Turn:
         if not self._busy:
             # Runs at the start of the loop's next round, before those that give their turn in this one.
             asyncio.get_running_loop().call_soon(self._divide)
-            self._ends = now + _LONGEST_S
+            self._began = now
         self._busy += 1
-        return min(now + self._share_s, self._ends)
+        return min(now + self._share_s, self._began + _LONGEST_S)
 
     def _divide(self) -> None:
-        self._share_s = _TURN_S / self._busy
-        self._busy = 0
+        """Share the next turn out among those that need more, after what the others took of this one."""
+        little = monotonic() - self._began - self._gave * self._share_s
+        share = (_TURN_S - max(0.0, little)) / max(1, self._gave)
+        self._share_s = max(share, _TURN_S / self._busy)
+        self._busy = self._gave = 0
 
     async def give(self) -> float:
         """Let everybody else have a turn first; returns as `begin`."""
+        self._gave += 1
         await asyncio.sleep(0)
         return self.begin()
