@@ -165,7 +165,7 @@ def test_a_hundred_thousand_messages_at_a_dead_backend_cost_no_memory_and_end_in
         handle(telemetry, count)
         health = telemetry.health().traces
         assert health.queued <= 2_000
-        assert health.dropped > 0
+        assert health.dropped + health.failed > 0  # which of them depends on how soon the exporter gives up
         begin = monotonic()
         assert not telemetry.shutdown(1.0)
         assert monotonic() - begin < 1.5

@@ -15,7 +15,7 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
@@ -28,8 +28,8 @@ from types import CodeType, ModuleType
 from typing import Any, Final
 
 from echo_core.runtime.libraries.compiled import CompiledPackages
-from echo_core.runtime.libraries.platform import PLATFORM_MODULES
-from echo_core.runtime.libraries.scoped_importlib import views
+from echo_core.runtime.libraries.platform import PLATFORM_MODULES, PRIVATE_PARTS
+from echo_core.runtime.libraries.scoped_importlib import View, views
 from echo_core.runtime.libraries.store import Site
 
 _HOST_MODULES: Final = sys.stdlib_module_names | PLATFORM_MODULES | {"__main__"}
@@ -49,6 +49,7 @@ class Scope:
         self.site: Final = site
         self._shared = shared
         self._private = carried - shared - _HOST_MODULES
+        self._private_parts = tuple(part for part in PRIVATE_PARTS if part.partition(".")[0] in carried)
         self._views = views(self)
         self._closed = False
         self.origin: Final = Origin(site, vars(builtins) | {"__import__": self.import_})
@@ -59,7 +60,9 @@ class Scope:
         Raises `Undeclared` for one that it may not see.
         """
         top = name.partition(".")[0]
-        if top in self._private:
+        if top in self._private or any(
+            name == part or name.startswith(f"{part}.") for part in self._private_parts
+        ):
             if self._closed:
                 raise ImportError(
                     f"{name} cannot be imported: the plugin {self.plugin} was unloaded", name=name
@@ -139,13 +142,59 @@ def open_scope(plugin: str, digest: str, site: Site) -> Scope:
     return _FINDER.add(plugin, f"_echo_{plugin}_{digest[:8]}", site)
 
 
+class _Caller:
+    """What shared packages find instead of a module they are asked for by name, and that only a scope has.
+
+    `wrapt` for one is compiled, so all plugins share it, and is told by name what to patch: `"httpx"` is the
+    package of the plugin that calls it. What does not fail otherwise stays as it is.
+    """
+
+    def import_module(self, name: str, package: str | None = None) -> ModuleType:
+        """`importlib.import_module`, with the names of the scope that called where there is no other."""
+        try:
+            return importlib.import_module(name, package)
+        except ModuleNotFoundError as error:
+            scope = _calling_scope()
+            if scope is None or error.name != name.partition(".")[0]:
+                raise
+            return scope.import_module(name, package)
+
+    def import_(
+        self,
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """`builtins.__import__`, in which importlib is one with `import_module` from here."""
+        module = builtins.__import__(name, globals, locals, fromlist or (), level)
+        return self._importlib if module is importlib else module
+
+    @cached_property
+    def _importlib(self) -> ModuleType:
+        return View(importlib, {"import_module": self.import_module})
+
+
+def _calling_scope() -> "Scope | None":
+    """The scope of the nearest caller that runs in one."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        scope = getattr(frame.f_builtins.get("__import__"), "__self__", None)
+        if isinstance(scope, Scope):
+            return scope
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
 class Origin:
     """A verified site as a place to import from. Only bytes that were verified run, and never bytecode."""
 
     def __init__(self, site: Site, scoped_builtins: Mapping[str, Any] | None = None) -> None:
         self._root = str(site.path)
         self._files = site.files
-        self._builtins = scoped_builtins
+        self._is_shared = scoped_builtins is None
+        self._builtins = scoped_builtins or vars(builtins) | {"__import__": _CALLER.import_}
         self._finders: dict[str, FileFinder] = {}
 
     def find(self, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
@@ -168,14 +217,13 @@ class Origin:
             raise ImportError(f"{path} is not the file that was verified", path=path)
 
     def prepare(self, module: ModuleType) -> None:
-        """Before the module's code runs: give it the scope's `__import__`."""
-        if self._builtins is not None:
-            module.__dict__["__builtins__"] = self._builtins
+        """Before the module's code runs: give it the scope's `__import__`, or that of what is shared."""
+        module.__dict__["__builtins__"] = self._builtins
 
     def _finder(self, folder: str) -> FileFinder:
         if folder not in self._finders:
             loaders: list[tuple[Any, list[str]]] = [(partial(_SourceLoader, self), SOURCE_SUFFIXES)]
-            if self._builtins is None:  # compiled packages live outside the scopes
+            if self._is_shared:  # compiled packages live outside the scopes
                 loaders.insert(0, (partial(_ExtensionLoader, self), EXTENSION_SUFFIXES))
             self._finders[folder] = FileFinder(folder, *loaders)
         return self._finders[folder]
@@ -261,4 +309,5 @@ class _Finder:
         return None
 
 
+_CALLER: Final = _Caller()
 _FINDER: Final = _Finder()

@@ -13,13 +13,20 @@ from packaging.utils import canonicalize_name
 from echo_core._version import __version__
 
 PLATFORM_MODULES: Final = frozenset({"echo_core", "common_telemetry", "msgspec", "opentelemetry"})
+PRIVATE_PARTS: Final = ("opentelemetry.instrumentation", "opentelemetry.util.http")
+"""Below a platform package, and yet the plugin's: what patches the libraries that the plugin carries."""
+_PRIVATE: Final = ("opentelemetry-instrumentation", "opentelemetry-util-http")
 _OWN: Final = frozenset({"echo-core", "common-telemetry"})
 
 
 def is_platform(distribution: str) -> bool:
     """Whether the distribution of this name is a platform package."""
     name = canonicalize_name(distribution)
-    return name in _OWN or name == "msgspec" or name.startswith("opentelemetry-")
+    return (
+        name in _OWN
+        or name == "msgspec"
+        or (name.startswith("opentelemetry-") and not name.startswith(_PRIVATE))
+    )
 
 
 @cache

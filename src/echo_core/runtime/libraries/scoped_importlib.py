@@ -12,6 +12,8 @@ from importlib.metadata import Distribution, EntryPoint, EntryPoints, PackageNot
 from types import ModuleType
 from typing import Any, Final, Protocol
 
+from opentelemetry.util import _importlib_metadata
+
 from echo_core.runtime.libraries.platform import is_platform
 from echo_core.runtime.libraries.store import Site
 
@@ -42,7 +44,7 @@ class Names(Protocol):
         """The spec of the module that the scope calls `name`."""
 
 
-class _View(ModuleType):
+class View(ModuleType):
     """A module of the standard library in which some functions are replaced."""
 
     def __init__(self, real: ModuleType, replaced: Mapping[str, object]) -> None:
@@ -61,13 +63,20 @@ def views(scope: Names) -> dict[str, ModuleType]:
         for name in _RESOURCE_FUNCTIONS
         if hasattr(importlib.resources, name)
     }
+    metadata = _metadata_functions(scope)
     children: dict[str, ModuleType] = {
-        "metadata": _View(importlib.metadata, _metadata_functions(scope)),
-        "resources": _View(importlib.resources, resources),
-        "util": _View(importlib.util, {"find_spec": scope.find_spec}),
+        "metadata": View(importlib.metadata, metadata),
+        "resources": View(importlib.resources, resources),
+        "util": View(importlib.util, {"find_spec": scope.find_spec}),
     }
-    root = _View(importlib, {"import_module": scope.import_module, **children})
-    return {"importlib": root} | {f"importlib.{name}": view for name, view in children.items()}
+    root = View(importlib, {"import_module": scope.import_module, **children})
+    # By its own name for importlib.metadata OpenTelemetry's instrumentations ask what they can instrument.
+    by_opentelemetry = View(_importlib_metadata, metadata)
+    return {
+        "importlib": root,
+        **{f"importlib.{name}": view for name, view in children.items()},
+        _importlib_metadata.__name__: by_opentelemetry,
+    }
 
 
 def _with_scoped_package(function: Callable[..., Any], scope: Names) -> Callable[..., Any]:
