@@ -8,7 +8,7 @@ BENCH  ?= .venvs/bench
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live clean
+.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -103,6 +103,11 @@ bench-telemetry: setup ## what telemetry costs, fast against official; writes do
 bench-live: setup ## what coming, going and upgrading plugins cost a running host (about a minute)
 	@echo "==> bench-live: 50 upgrades under load, 1,000 activations"
 	$(BIN)/python -m benchmarks.live $(ARGS)
+
+MINUTES ?= 10
+soak: setup ## a mixed load with faults, and whether anything grows, slows down or gets lost (MINUTES=10); writes out/soak
+	@echo "==> soak: $(MINUTES) minutes"
+	$(BIN)/python -m benchmarks.soak --minutes=$(MINUTES) $(ARGS)
 
 clean: ## remove what the other targets made, except the virtual environment
 	@echo "==> clean: caches, output, built libraries, host state"
