@@ -375,6 +375,26 @@ def test_a_bound_series_that_was_idle_for_an_export_counts_on(monkeypatch: pytes
     assert sorted(point.as_int for point in points(metrics)) == [7, 11]
 
 
+@pytest.mark.parametrize("temporality", TEMPORALITIES)
+def test_a_bound_series_has_the_scale_of_one_that_is_found_each_time(temporality: Temporality) -> None:
+    found = []
+    for is_bound in (True, False):
+        metrics = Metrics(MetricOptions(temporality, exponential=True))
+        instrument = metrics.scope(origin).instrument("a", "histogram")
+        bound = instrument.bind({"k": 1})
+        scales = []
+        for values in ((5.01, 23), (711,), (711, 712)):
+            for value in values:
+                if is_bound:
+                    bound.record(value)
+                else:
+                    instrument.record(value, {"k": 1})
+            (point,) = points(metrics)
+            scales.append((point.scale, point.positive.offset))
+        found.append(scales)
+    assert found[0] == found[1]
+
+
 def test_start_times_follow_the_temporality(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1_000, 2_000, 10))
     monkeypatch.setattr(fast_metrics, "time_ns", lambda: next(clock))

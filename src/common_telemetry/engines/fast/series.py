@@ -349,6 +349,8 @@ class ExponentialSeries(Series):
             exemplars = self._reservoir.take()
             self._begin()
             self.idle = delta
+            if delta:
+                self._scale = MAX_SCALE
         if not delta:
             self._total.merge(found)
             found = self._total
