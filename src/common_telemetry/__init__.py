@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from common_telemetry.fallback import get_global_telemetry, plugin_telemetry, set_global_telemetry
     from common_telemetry.health import PipelineHealth, SignalHealth, TelemetryHealth
     from common_telemetry.lifecycle import LifecycleScope
+    from common_telemetry.logs import show_record
     from common_telemetry.message import ObservedMessage, Outgoing
     from common_telemetry.messages import MessageTelemetry, ProcessScope, PublishBatchScope, PublishScope
     from common_telemetry.plugin import PluginTelemetry
@@ -49,6 +50,7 @@ __all__ = [
     "get_global_telemetry",
     "plugin_telemetry",
     "set_global_telemetry",
+    "show_record",
 ]
 
 _HOME = {
@@ -73,6 +75,7 @@ _HOME = {
     "get_global_telemetry": "fallback",
     "plugin_telemetry": "fallback",
     "set_global_telemetry": "fallback",
+    "show_record": "logs",
 }
 
 

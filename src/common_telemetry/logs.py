@@ -48,6 +48,9 @@ _SEVERITY: Final = (
 )
 
 
+_ELSEWHERE: Final = PluginIdentity("", "", "", owner="another process")
+
+
 class LogEmitter:
     """Sends log records to a logger provider; to None, it sends nothing."""
 
@@ -207,6 +210,14 @@ class _ExportHandler(logging.Handler):
             event_name=event_name,
             timestamp_ns=int(record.created * 1e9),
         )
+
+
+def show_record(record: logging.LogRecord) -> None:
+    """Give a record that another process has exported to the handlers of this one; none exports it again."""
+    setattr(record, _IDENTITY, _ELSEWHERE)
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.callHandlers(record)
 
 
 def severity(level: int) -> tuple[SeverityNumber, str]:

@@ -4,6 +4,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from common_telemetry.testing import OtlpReceiver, ReceivedSpan
 from runtime.hosting import Handler, Numbers, manifest
 from runtime.isolation.tiers import Tiers
@@ -76,6 +78,17 @@ def test_a_trace_goes_through_the_process_and_on(tmp_path: Path) -> None:
     assert points["seen"].value == 1
     assert "size" in points
     assert "plugin.message.processing_time_ms" in points
+
+
+def test_what_it_logs_is_shown_by_the_host_too_and_exported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver, _ = host_and_receive(tmp_path, [0])
+    (shown,) = [record for record in caplog.records if record.getMessage() == "seen 0"]
+    assert shown.name == "echo.plugin.subject"
+    assert vars(shown)["plugin.name"] == "subject"
+    assert vars(shown)["message.topic"] == "in"
+    assert len([record for record in receiver.logs() if record.body == "seen 0"]) == 1
 
 
 def test_what_init_does_belongs_to_the_event_that_the_host_reports(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ import contextlib
 import logging
 import os
 from collections import deque
-from time import monotonic
 from typing import Final
+
+from echo_core.runtime.isolation.quota import Quota
 
 _CHUNK: Final = 64 * 1024
 _LINE: Final = 4_096
 """Characters of a line that are kept."""
-_LINES_A_SECOND: Final = 100
 _TAIL: Final = 20
 
 
@@ -24,9 +24,7 @@ class Drain:
         self._level = level
         self._line = bytearray()
         self._cut = 0
-        self._second = 0.0
-        self._lines = 0
-        self._dropped = 0
+        self._quota = Quota()
         self._is_open = True
         self.tail: deque[str] = deque(maxlen=_TAIL)
         """The last lines."""
@@ -87,17 +85,10 @@ class Drain:
 
     def _say(self, text: str) -> None:
         self.tail.append(text)
-        now = monotonic()
-        if now - self._second >= 1.0:
+        if self._quota.admits():
             self._say_dropped()
-            self._second, self._lines = now, 0
-        if self._lines < _LINES_A_SECOND:
-            self._lines += 1
             self._logger.log(self._level, "%s", text)
-        else:
-            self._dropped += 1
 
     def _say_dropped(self) -> None:
-        if self._dropped:
-            self._logger.warning("%d more lines were printed than are kept, and left out", self._dropped)
-            self._dropped = 0
+        if dropped := self._quota.take_dropped():
+            self._logger.warning("%d more lines were printed than are kept, and left out", dropped)

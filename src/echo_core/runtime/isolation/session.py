@@ -11,6 +11,7 @@ from common_telemetry import propagation
 from echo_core.errors import EchoCoreError, MessageError, PluginError
 from echo_core.message import BaseMessage
 from echo_core.runtime.isolation import wire
+from echo_core.runtime.isolation.log_relay import show
 from echo_core.runtime.isolation.wire import FROM_PROCESS, Answer, Ask, Failure, FrameReader, ProtocolError
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,8 @@ class Session(asyncio.Protocol):
             task.add_done_callback(self._publishing.discard)
         elif kind == wire.ANSWER:
             self._answer(body)
+        elif kind == wire.LOG:
+            show(body)
         elif kind == wire.HELLO and not self._hello.done():
             self._hello.set_result(body)
 

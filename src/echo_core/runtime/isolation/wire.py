@@ -22,7 +22,7 @@ MAX_MESSAGE: Final = MAX_FRAME - 64 * 1024
 _HEADER: Final = struct.Struct("<IIB")
 
 WORK, CANCEL, RECALL, ACCEPTED, ASK, STATUS = range(1, 7)
-HELLO, RESULTS, PUBLISH, ANSWER = range(11, 15)
+HELLO, RESULTS, PUBLISH, ANSWER, LOG = range(11, 16)
 
 ACKNOWLEDGED, FILTERED, RETRY_LATER, REFUSED, RAISED = range(5)
 """How a message went in the process: the outcomes, and an exception."""
@@ -148,6 +148,16 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     failure: Failure | None = None
 
 
+class LogRecord(msgspec.Struct, array_like=True, frozen=True):
+    """Something that was logged in the process: what of it the host shows."""
+
+    level: int
+    logger: str
+    created: float
+    text: str
+    fields: dict[str, str] = {}
+
+
 class Hello(msgspec.Struct, array_like=True, frozen=True):
     """The first words of a process."""
 
@@ -170,6 +180,7 @@ FROM_PROCESS: Final[Mapping[int, msgspec.msgpack.Decoder[Any]]] = {
     RESULTS: msgspec.msgpack.Decoder(list[ReceivedResult]),
     PUBLISH: msgspec.msgpack.Decoder(ReceivedPublication),
     ANSWER: msgspec.msgpack.Decoder(Answer),
+    LOG: msgspec.msgpack.Decoder(LogRecord),
 }
 """What a host understands."""
 

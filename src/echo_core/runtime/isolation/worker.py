@@ -1,6 +1,7 @@
 """What runs in a plugin's process: loads the plugin, and does what the host asks for."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import select
@@ -30,6 +31,7 @@ from echo_core.roles import Source
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.isolation import wire
 from echo_core.runtime.isolation.handling import Lane
+from echo_core.runtime.isolation.log_relay import ToHost
 from echo_core.runtime.isolation.outputs import ProcessTransport
 from echo_core.runtime.isolation.page import Page
 from echo_core.runtime.isolation.session import error_parts
@@ -72,6 +74,7 @@ class Worker(asyncio.Protocol):
         self._telemetry: TelemetryContext
         self._plugin_telemetry: PluginTelemetry
         self._status = "starting"
+        self._loop: asyncio.AbstractEventLoop
         self._left = asyncio.Event()
         self._deeds: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
             "load": self._load,
@@ -89,6 +92,7 @@ class Worker(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._loop = asyncio.get_running_loop()
         python = ".".join(map(str, sys.version_info[:3]))
         self.send(wire.HELLO, wire.Hello(os.getpid(), API_VERSION, python))
 
@@ -136,6 +140,10 @@ class Worker(asyncio.Protocol):
         except ProtocolError:  # together they are too large for a frame; each alone is not
             for result in results:
                 self.send(wire.RESULTS, [result])
+
+    def _send_log(self, record: wire.LogRecord) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.send, wire.LOG, record)
 
     async def _answer(self, ask: wire.Ask) -> None:
         try:
@@ -186,6 +194,7 @@ class Worker(asyncio.Protocol):
             )
         self._manifest = library.manifest
         self._telemetry = TelemetryContext.from_config(TelemetryConfig.from_mapping(detail["telemetry"]))
+        ToHost(self._send_log)
         set_global_telemetry(self._telemetry)
         self._telemetry.install_globals()
         self._plugin_telemetry = self._telemetry.for_plugin(library.name, library.version, self._status)
