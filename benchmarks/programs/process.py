@@ -8,6 +8,7 @@ as well makes rates mean little.
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -117,7 +118,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 @asynccontextmanager
-async def running(kind: str, engine: str, folder: Path) -> AsyncIterator[Measured]:
+async def running(kind: str, engine: str, batch: int, folder: Path) -> AsyncIterator[Measured]:
     """The plugin, built and started."""
     workspace = Workspace(folder)
     workspace.settings_file.touch()
@@ -125,7 +126,10 @@ async def running(kind: str, engine: str, folder: Path) -> AsyncIterator[Measure
     source = workspace.workshop / "measured"
     (source / "src/measured/__init__.py").write_text(CODE[kind])
     document = msgspec.json.decode((source / "manifest.json").read_bytes())
-    document |= {"subscriptions": ["measured.in"], "delivery": {"queue_limit": 10 * _WAITING}}
+    document |= {
+        "subscriptions": ["measured.in"],
+        "delivery": {"queue_limit": 10 * _WAITING, "batch_size": batch},
+    }
     document |= {"config": {}, "config_schema": {}}
     (source / "manifest.json").write_bytes(msgspec.json.encode(document))
     library = read_library(build(workspace, "measured", "development").path)
@@ -150,10 +154,10 @@ async def running(kind: str, engine: str, folder: Path) -> AsyncIterator[Measure
         telemetry.shutdown()
 
 
-async def measure(kind: str, engine: str, count: int, kills: int) -> dict[str, Any]:
+async def measure(kind: str, engine: str, batch: int, count: int, kills: int) -> dict[str, Any]:
     """All that there is to say of one kind of plugin with one engine."""
     with tempfile.TemporaryDirectory() as folder:
-        async with running(kind, engine, Path(folder)) as measured:
+        async with running(kind, engine, batch, Path(folder)) as measured:
             await measured.handle(max(1, count // 10))
             rounds = [await measured.handle(count) for _ in range(ROUNDS)]
             latencies = await measured.latencies_ms(min(1_000, count))
@@ -167,6 +171,7 @@ async def measure(kind: str, engine: str, count: int, kills: int) -> dict[str, A
             return {
                 "plugin": kind,
                 "engine": engine or "fast",
+                "batch_size": batch,
                 "messages_s": max(one["messages_s"] for one in rounds),
                 "host_us": min(one["host_us"] for one in rounds),
                 "process_us": min(one["process_us"] for one in rounds),
@@ -182,9 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=50_000)
     parser.add_argument("--kills", type=int, default=3)
     told = parser.parse_args(arguments)
-    for kind in CODE:
-        for engine in ("off", ""):
-            print(json.dumps(asyncio.run(measure(kind, engine, told.count, told.kills))), flush=True)
+    for kind, engine, batch in itertools.product(CODE, ("off", ""), (1, 64)):
+        print(json.dumps(asyncio.run(measure(kind, engine, batch, told.count, told.kills))), flush=True)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ def test_the_host_says_once_that_all_its_plugins_are_running() -> None:
 def test_a_plugin_in_its_own_process_is_measured_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
     process.main(["--count=300", "--kills=1"])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(one["plugin"], one["engine"]) for one in found] == [
-        ("sink", "off"),
-        ("sink", "fast"),
-        ("transformer", "off"),
-        ("transformer", "fast"),
+    assert [(one["plugin"], one["engine"], one["batch_size"]) for one in found] == [
+        (kind, engine, batch)
+        for kind in ("sink", "transformer")
+        for engine in ("off", "fast")
+        for batch in (1, 64)
     ]
     for one in found:
         assert one["host_us"] > 0

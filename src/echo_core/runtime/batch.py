@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from common_telemetry import ProcessScope
 from echo_core.errors import PluginError, TransportClosed
+from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage
 from echo_core.plugin import Answer, Outcome, Plugin, ProcessingStatus
 from echo_core.runtime.context import BatchInHand, HostContext, message_in_hand
@@ -45,8 +46,7 @@ class BatchLane(Lane):
         super().__init__(slot, context, *args, **kwargs)
         self._size = self._batch = self._delivery.batch_size
         self._wait_s = self._delivery.batch_wait_ms / 1_000
-        self._process_batch = _batch_handler(slot, context)
-        self._subscribed = ", ".join(context.subscriptions)
+        self._process_batch = batch_handler_of(slot.plugin, slot.manifest, context)
 
     async def run(self) -> None:
         self._task = asyncio.current_task()
@@ -146,7 +146,7 @@ class BatchLane(Lane):
         count = len(messages)
         self._statistics.received += count
         message_in_hand.set(BatchInHand(messages))
-        scope = self._messages.batch(self._topic_of(topics), messages)
+        scope = self._messages.batch(topic_of(topics, self._context.subscriptions), messages)
         answers: Sequence[Answer] = ()
         failure: Failure | None = None
         began = self._busy_since = monotonic()
@@ -154,8 +154,8 @@ class BatchLane(Lane):
             try:
                 answers = await self._process_batch(topics, messages)
                 if answers.__class__ is not list or answers.count(ACKNOWLEDGED) != count:
-                    _check(answers, count)
-                    await self._forward(answers, messages)
+                    check_answers(answers, count)
+                    await forward(self._context, answers, messages)
             except asyncio.CancelledError as error:
                 try:
                     failure = self._judge_cancellation(error, scope)
@@ -207,30 +207,30 @@ class BatchLane(Lane):
         self._statistics.processed += len(ended) - filtered
         return ended, endings, failed
 
-    async def _forward(self, answers: Sequence[Answer], messages: Sequence[BaseMessage]) -> None:
-        """Publish what the answers ask for, in order; neighbours that go to one topic together."""
-        forwards = [
-            (answer, message)
-            for answer, message in zip(answers, messages, strict=True)
-            if isinstance(answer, ProcessingStatus) and answer.outcome is Outcome.FORWARD
-        ]
-        for (topic, is_message), group in itertools.groupby(forwards, _destination):
-            some = list(group)
-            if not is_message:
-                made_from = [message for _, message in some]
-                await self._context.publish_batch(
-                    topic, [answer.message for answer, _ in some], made_from=made_from
-                )
-                continue
-            answers_in_turn = (answer for answer, _ in some)
-            for _, answer in zip(
-                self._context.one_by_one(message for _, message in some), answers_in_turn, strict=True
-            ):
-                await self._context.publish(topic, answer.message)
 
-    def _topic_of(self, topics: Sequence[str]) -> str:
-        """What the span of a batch is named after: its topic, or with several the plugin's subscriptions."""
-        return topics[0] if topics.count(topics[0]) == len(topics) else self._subscribed
+async def forward(context: HostContext, answers: Sequence[Answer], messages: Sequence[BaseMessage]) -> None:
+    """Publish what the answers ask for, in order; neighbours that go to one topic together."""
+    forwards = [
+        (answer, message)
+        for answer, message in zip(answers, messages, strict=True)
+        if isinstance(answer, ProcessingStatus) and answer.outcome is Outcome.FORWARD
+    ]
+    for (topic, is_message), group in itertools.groupby(forwards, _destination):
+        some = list(group)
+        if not is_message:
+            made_from = [message for _, message in some]
+            await context.publish_batch(topic, [answer.message for answer, _ in some], made_from=made_from)
+            continue
+        answers_in_turn = (answer for answer, _ in some)
+        for _, answer in zip(
+            context.one_by_one(message for _, message in some), answers_in_turn, strict=True
+        ):
+            await context.publish(topic, answer.message)
+
+
+def topic_of(topics: Sequence[str], subscriptions: Sequence[str]) -> str:
+    """What the span of a batch is named after: its topic, or with several the plugin's subscriptions."""
+    return topics[0] if topics.count(topics[0]) == len(topics) else ", ".join(subscriptions)
 
 
 def _is_fresh(delivery: Delivery) -> bool:
@@ -242,7 +242,7 @@ def _destination(forward: tuple[ProcessingStatus, BaseMessage]) -> tuple[str, bo
     return answer.topic, isinstance(answer.message, BaseMessage)
 
 
-def _check(answers: object, count: int) -> None:
+def check_answers(answers: object, count: int) -> None:
     """Raise TypeError unless there is an answer for each message."""
     if not isinstance(answers, list | tuple):
         raise TypeError(f"process_batch returned {answers!r}, no list of ProcessingStatus")
@@ -256,11 +256,11 @@ def check_handlers(slot: PluginSlot, context: HostContext) -> None:
         return
     handler_of(slot.plugin, context)
     if slot.manifest is not None and slot.manifest.delivery.batch_size > 1:
-        _batch_handler(slot, context)
+        batch_handler_of(slot.plugin, slot.manifest, context)
 
 
-def _batch_handler(slot: PluginSlot, context: HostContext) -> BatchHandler:
-    plugin, manifest = slot.plugin, slot.manifest
+def batch_handler_of(plugin: Plugin | None, manifest: Manifest | None, context: HostContext) -> BatchHandler:
+    """The plugin's `process_batch`; raises `PluginError` if it has none."""
     assert plugin is not None
     assert manifest is not None
     if type(plugin).process_batch is Plugin.process_batch:

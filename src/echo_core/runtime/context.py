@@ -294,6 +294,15 @@ class HostContext:
             self.publishing -= 1
         self.statistics.published += 1
 
+    async def accept_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        """`accept` for many, each of which `check_output` has let pass."""
+        self.publishing += 1
+        try:
+            await self._accept_batch(topic, messages)
+        finally:
+            self.publishing -= 1
+        self.statistics.published += len(messages)
+
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """The time that the block takes is not the handler's."""

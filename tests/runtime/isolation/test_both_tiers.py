@@ -13,7 +13,7 @@ from echo_core import BaseMessage, ProcessingStatus
 from echo_core.runtime.offer import Offer
 from echo_core.runtime.settings import Tier
 from echo_core.runtime.states import PluginState
-from runtime.hosting import Handler, Numbers, manifest
+from runtime.hosting import FAST_RETRIES, Handler, Numbers, manifest
 from runtime.isolation.tiers import TIERS, Tiers
 
 EVERYTHING = """
@@ -500,3 +500,59 @@ def test_it_is_switched_off_and_on(tmp_path: Path, tier: Tier) -> None:
 
     asyncio.run(main())
     assert [number for _, number in sink.data] == [0, 1, 2]
+
+
+BATCHES = """
+    from echo_core import ProcessingStatus, Transformer
+
+    class Batches(Transformer):
+        most = 0
+
+        async def transform(self, message):
+            if message.data % 10 == 3:
+                raise ValueError("three")
+            if message.data % 10 == 4:
+                return None
+            return {"n": message.data, "most": Batches.most}
+
+        async def transform_batch(self, messages):
+            Batches.most = max(Batches.most, len(messages))
+            return await super().transform_batch(messages)
+
+    def create_plugin():
+        return Batches()
+"""
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_batches_are_handed_over_and_what_fails_is_tried_again_alone(tmp_path: Path, tier: Tier) -> None:
+    tiers, sink = Tiers(tmp_path, tier), Handler()
+    tiers.add(BATCHES, delivery={**FAST_RETRIES, "batch_size": 16})
+    numbers = run(tiers, 200, sink)["subject"]
+    assert (numbers.processed, numbers.filtered, numbers.dead_lettered) == (160, 20, 20)
+    assert numbers.failed_attempts == 60
+    assert [data["n"] for data in sink.data] == [n for n in range(200) if n % 10 not in (3, 4)]
+    assert 1 < max(data["most"] for data in sink.data) <= 16
+    for message in sink.seen:
+        assert [receipt.source for receipt in message.receipts] == ["feed"]
+    assert {letter.message().data % 10 for letter in tiers.world.dead_letters.newest()} == {3}
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_source_may_yield_many_at_a_time(tmp_path: Path, tier: Tier) -> None:
+    code = """
+        from echo_core import Many, Source
+
+        class Many_(Source):
+            async def produce(self):
+                for start in range(0, 1000, 100):
+                    yield Many(range(start, start + 100))
+
+        def create_plugin():
+            return Many_()
+    """
+    tiers, sink = Tiers(tmp_path, tier), Handler()
+    tiers.add(code, subscriptions=[], plugin_type="source")
+    tiers.world.add(sink, manifest("drain", hears=("out",)))
+    asyncio.run(tiers.world.run())
+    assert sink.data == list(range(1000))

@@ -107,6 +107,18 @@ def test_the_message_that_ends_the_process_is_found_and_all_others_are_handled(
     assert numbers.state is PluginState.STOPPED
 
 
+def test_the_message_that_ends_the_process_is_found_in_a_batch(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        saboteur("ctypes.string_at(0)"),
+        delivery={"batch_size": 8, "backoff_ms": 1, "max_attempts": 3},
+    )
+    run.to_the_end()
+    assert sorted(run.sink.data) == run.others
+    assert [letter.message().data for letter in run.letters] == [5]
+    assert len(run.crashes) == 2
+
+
 def test_a_segmentation_fault_leaves_the_stack_behind(tmp_path: Path) -> None:
     run = Run(tmp_path, saboteur("ctypes.string_at(0)"), count=6)
     run.to_the_end()

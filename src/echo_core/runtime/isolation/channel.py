@@ -8,7 +8,8 @@ answer, and is published for real only then: of a message whose handling broke o
 
 import asyncio
 from collections import deque
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 WINDOW: Final = 256
 """Messages of a lane that may be on their way at a time."""
 WINDOW_BYTES: Final = 4 * 1024 * 1024
+_TOPIC: Final = attrgetter("topic")
 _FRAME: Final = 64
 _FRAME_BYTES: Final = 1024 * 1024
 
@@ -62,10 +64,10 @@ class Channel:
         self._shipped: deque[Shipped] = deque()
         self._epoch = keeper.next_seq()
         self._waiting: asyncio.Future[None] | None = None
-        self._suspect: Delivery | None = None
-        """The message that was in hand when a process died; it is handled alone from then on."""
-        self._crash: Crash | None = None
-        """How the process died over the suspect, until the lane has heard of it."""
+        self._suspects: list[Delivery] = []
+        """What was in hand when a process died; each is handled alone from then on."""
+        self._crashes: dict[int, tuple[Crash, bool]] = {}
+        """How the process died over a suspect, by its id, and whether alone; until the lane has heard."""
         self._was_alone = False
         self._let_go: asyncio.Future[None] | None = None
         """Done when the process has let go of a message that was cancelled."""
@@ -77,7 +79,7 @@ class Channel:
         """
         while True:
             self._judge_crash()
-            if not self._shipped:
+            if not self._shipped or self._shipped[0].delivery is not self._taken[0]:
                 await self._ship()
                 continue
             first = self._shipped[0]
@@ -114,12 +116,13 @@ class Channel:
             with self._keeper.context.elsewhere():
                 await asyncio.shield(self._let_go)
         head = self._taken[0]
-        alone = self._suspect is head
+        alone = self._is_suspect(head)
+        wanted = 1 if alone or self._shipped else WINDOW  # what follows a failure in a batch is there already
         session = await self._keeper.room(alone=alone)
         items: list[Item] = []
         size = sent = 0
-        for delivery in islice(self._taken, 1 if alone else WINDOW):
-            if delivery is not head and delivery is self._suspect:
+        for delivery in islice(self._taken, wanted):
+            if self._suspects and delivery is not head and self._is_suspect(delivery):
                 break
             raw = self._encoded(delivery, must=delivery is head)
             if raw is None or (delivery is not head and sent + len(raw) > WINDOW_BYTES):
@@ -138,9 +141,12 @@ class Channel:
         seq = self._keeper.next_seq()
         shipped = Shipped(self, delivery, seq)
         attempt, previous = delivery.attempt, ""
-        if not self._shipped and self.messages.scope is not None:
-            attempt, previous = self.messages.scope.attempt, self.messages.scope.previous
-        self._shipped.append(shipped)
+        if delivery is self._taken[0]:
+            if self.messages.scope is not None:
+                attempt, previous = self.messages.scope.attempt, self.messages.scope.previous
+            self._shipped.appendleft(shipped)
+        else:
+            self._shipped.append(shipped)
         session.in_flight[seq] = shipped
         return Item(seq, delivery.topic, attempt, previous, msgspec.Raw(raw))
 
@@ -164,7 +170,8 @@ class Channel:
         if failure is None:
             if result.outputs:
                 await self._publish(result.outputs)
-            self._forget_suspect()
+            if self._suspects:
+                self._suspects = [suspect for suspect in self._suspects if suspect is not self._taken[0]]
             acknowledged = result.outcome == wire.ACKNOWLEDGED
             return ProcessingStatus.ACKNOWLEDGED if acknowledged else ProcessingStatus.FILTERED
         self._recall()
@@ -184,11 +191,13 @@ class Channel:
         """Publish all of it, or nothing if one of them may not be published."""
         context = self._keeper.context
         try:
-            if len(outputs) > 1:
-                for output in outputs:
-                    context.check_output(output.topic, output.message)
+            if len(outputs) == 1:
+                await context.accept(outputs[0].topic, outputs[0].message)
+                return
             for output in outputs:
-                await context.accept(output.topic, output.message)
+                context.check_output(output.topic, output.message)
+            for topic, group in groupby(outputs, _TOPIC):
+                await context.accept_batch(topic, [output.message for output in group])
         except BaseException:
             self._recall()
             raise
@@ -196,12 +205,12 @@ class Channel:
     def _recall(self) -> None:
         """Nothing that was sent ahead is to be handled, until it is sent again."""
         session = self._keeper.session
-        for shipped in self._shipped:
+        while self._shipped and self._shipped[-1].result is None:
+            shipped = self._shipped.pop()
             if session is not None:
                 session.in_flight.pop(shipped.seq, None)
-            if session is not None and not session.in_flight:
-                self._keeper.tell_emptied()
-        self._shipped.clear()
+        if session is not None and not session.in_flight:
+            self._keeper.tell_emptied()
         self._epoch = self._keeper.next_seq()
 
     def _cancel(self, first: Shipped) -> None:
@@ -224,29 +233,30 @@ class Channel:
 
     def lost(self, crash: "Crash") -> None:
         """The process has ended. What it had not answered is sent to the next one."""
+        in_hand = crash.in_hand.get(self.number, ())
         while self._shipped and self._shipped[-1].result is None:
             shipped = self._shipped.pop()
-            if shipped.seq in crash.in_hand:
-                self._suspect = shipped.delivery
-                self._crash = crash
+            if shipped.seq in in_hand:
+                self._suspects.append(shipped.delivery)
+                self._crashes[id(shipped.delivery)] = (crash, self._was_alone)
         self._epoch = self._keeper.next_seq()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
     def _judge_crash(self) -> None:
         """Raise, if the process died over the message that the lane is at."""
-        crash = self._crash
-        if crash is None or not self._taken or self._suspect is not self._taken[0]:
+        if not self._crashes:
             return
-        self._crash = None
+        found = self._crashes.pop(id(self._taken[0]), None)
+        if found is None:
+            return
+        crash, was_alone = found
         scope = self.messages.scope
         attempt = scope.attempt if scope is not None else self._taken[0].attempt
         delivery = self._taken[0]
         self.messages.crash(delivery.topic, delivery.message, crash.exit.code, attempt=attempt)
-        is_proven = self._was_alone and crash.tells_of_the_message
+        is_proven = was_alone and crash.tells_of_the_message
         raise AttemptFailed(Failure("PluginCrashed", str(crash), crash.stacks, is_final=is_proven, delay=0.0))
 
-    def _forget_suspect(self) -> None:
-        if self._suspect is not None and self._taken and self._suspect is self._taken[0]:
-            self._suspect = None
-            self._was_alone = False
+    def _is_suspect(self, delivery: Delivery) -> bool:
+        return any(suspect is delivery for suspect in self._suspects)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Final, Self
 from opentelemetry.trace import SpanContext
 
 from common_telemetry import ProcessScope
-from echo_core.plugin import Outcome, ProcessingStatus
-from echo_core.runtime.context import message_in_hand
+from echo_core.plugin import Answer, Outcome, ProcessingStatus
+from echo_core.runtime import lane
+from echo_core.runtime.batch import check_answers, forward, topic_of
+from echo_core.runtime.context import BatchInHand, message_in_hand
 from echo_core.runtime.isolation import wire
 from echo_core.runtime.isolation.outputs import Outputs, outputs_in_hand
 from echo_core.runtime.isolation.relay import span_of
-from echo_core.runtime.isolation.wire import Cancel, Failure, ReceivedItem, ReceivedWork, Result
-from echo_core.runtime.lane import failure_of
+from echo_core.runtime.isolation.wire import Cancel, Failure, Output, ReceivedItem, ReceivedWork, Result
+from echo_core.runtime.lane import failure_in, failure_of
 
 if TYPE_CHECKING:
     from echo_core.runtime.isolation.worker import Worker
@@ -88,15 +90,19 @@ class Lane:
             if epoch <= self._over:
                 continue
             began = monotonic()
-            result = await self._handle(item)
+            if self._worker.batch_size > 1 and item.attempt == 1:
+                results = await self._handle_batch([item, *self._others(epoch)])
+            else:
+                results = [await self._handle(item)]
             ended = monotonic()
-            if result.failure is not None:
+            has_failed = any(result.failure is not None for result in results)
+            if has_failed:
                 self._over = max(self._over, epoch)
             if not self._results:  # should the next handler wait for something, this result does not
                 loop.call_later(_GATHER_S, self._flush)
-            self._results.append(result)
+            self._results += results
             if (
-                result.failure is not None
+                has_failed
                 or ended - began > _SLOW_S
                 or len(self._results) >= _GATHERED
                 or self._size > _GATHERED_BYTES
@@ -111,12 +117,71 @@ class Lane:
             results, self._results, self._size = self._results, [], 0
             self._done(results)
 
+    def _others(self, epoch: int) -> Iterator[ReceivedItem]:
+        """What may go into a batch with a message of that epoch, which was just taken."""
+        queue = self._queue
+        for _ in range(self._worker.batch_size - 1):
+            if not queue or queue[0][0] != epoch or queue[0][1].attempt != 1:
+                return
+            yield queue.popleft()[1]
+
+    def _begin(self, first: int, last: int) -> Outputs:
+        """From here on these messages are in hand: what is published is theirs, a crash is over them."""
+        outputs = Outputs()
+        outputs_in_hand.set(outputs)
+        page = self._worker.page
+        page.last[self._number] = last
+        self._in_hand = page.first[self._number] = first
+        return outputs
+
+    def _end(self, outputs: Outputs) -> None:
+        outputs.is_open = False
+        self._in_hand = self._worker.page.first[self._number] = 0
+        if self._cancelled:  # the handler would not have it, but ended
+            self._uncancel()
+
+    async def _handle_batch(self, items: Sequence[ReceivedItem]) -> list[Result]:
+        """As `BatchLane` does. What was published for all goes with the first that has ended."""
+        worker = self._worker
+        messages = [item.message for item in items]
+        topics = [item.topic for item in items]
+        message_in_hand.set(BatchInHand(messages))
+        outputs = self._begin(items[0].seq, items[-1].seq)
+        topic = topic_of(topics, worker.context.subscriptions)
+        scope = worker.messages.batch(topic, messages)
+        answers: Sequence[Answer] = ()
+        failure: Failure | None = None
+        with scope:
+            try:
+                answers = await worker.batch_handler(topics, messages)
+                check_answers(answers, len(items))
+                await forward(worker.context, answers, messages)
+            except asyncio.CancelledError as error:
+                failure = self._judge_cancellation(error, scope)
+            except (Exception, SystemExit) as error:
+                failure = _told(error)
+                scope.fail(error)
+            judged = [(wire.RAISED, failure)] * len(items) if failure else list(map(_judged, answers))
+            failed = [told for _, told in judged if told is not None]
+            if failed and failure is None:
+                scope.fail(f"{len(failed)} of {len(items)} messages failed, the first: {failed[0].text}")
+        self._end(outputs)
+        self._size += outputs.size
+        span = scope.traceparent if failed else ""
+        results: list[Result] = []
+        rest: list[Output] = outputs
+        for item, (outcome, told) in zip(items, judged, strict=True):
+            if told is None:
+                results.append(Result(item.seq, outcome, rest))
+                rest = []
+            else:
+                results.append(Result(item.seq, outcome, [], _with_span(told, span)))
+        return results
+
     async def _handle(self, item: ReceivedItem) -> Result:
         worker, message, seq = self._worker, item.message, item.seq
         message_in_hand.set(message)
-        outputs = Outputs()
-        outputs_in_hand.set(outputs)
-        self._in_hand = worker.in_hand[self._number] = seq
+        outputs = self._begin(seq, seq)
         previous = PreviousAttempt(item.topic, span_of(item.previous)) if item.previous else None
         scope = worker.messages.process(item.topic, message, attempt=item.attempt, previous=previous)
         outcome, failure = wire.ACKNOWLEDGED, None
@@ -130,10 +195,7 @@ class Lane:
             except (Exception, SystemExit) as error:
                 outcome, failure = wire.RAISED, _told(error)
                 scope.fail(error)
-        outputs.is_open = False
-        self._in_hand = worker.in_hand[self._number] = 0
-        if self._cancelled:  # the handler would not have it, but ended
-            self._uncancel()
+        self._end(outputs)
         if failure is None:
             self._size += outputs.size
             return Result(seq, outcome, outputs)
@@ -149,16 +211,9 @@ class Lane:
         if outcome is Outcome.FILTERED:
             scope.outcome("filtered")
             return wire.FILTERED, None
-        if outcome is Outcome.RETRY_LATER:
-            failure = Failure("RETRY_LATER", "the plugin asked to try again later", delay=status.delay)
-            scope.fail(failure.text, failure.error_type)
-            return wire.RETRY_LATER, failure
-        if outcome is Outcome.FAILED:
-            failure = Failure("FAILED", status.reason)
-        else:
-            failure = Failure("TypeError", f"process_message returned {status!r}, no ProcessingStatus")
-        scope.fail(failure.text, failure.error_type)
-        return wire.REFUSED, failure
+        known = failure_in(status)
+        scope.fail(known.error, known.error_type)
+        return (wire.REFUSED if known.is_final else wire.RETRY_LATER), _as_failure(known)
 
     def _judge_cancellation(self, error: asyncio.CancelledError, scope: ProcessScope) -> Failure:
         """The host has cancelled the handler, or something of the plugin's own was; raised on at a stop."""
@@ -211,8 +266,24 @@ class PreviousAttempt(ProcessScope):
 
 
 def _told(error: BaseException) -> Failure:
-    known = failure_of(error)
-    return Failure(known.error_type, known.error, known.traceback)
+    return _as_failure(failure_of(error))
+
+
+def _as_failure(known: "lane.Failure") -> Failure:
+    return Failure(known.error_type, known.error, known.traceback, known.delay)
+
+
+def _judged(answer: Answer) -> tuple[int, Failure | None]:
+    """What the answer for one message of a batch means."""
+    if isinstance(answer, ProcessingStatus):
+        if answer.outcome is Outcome.FILTERED:
+            return wire.FILTERED, None
+        if answer.outcome in (Outcome.ACKNOWLEDGED, Outcome.FORWARD):
+            return wire.ACKNOWLEDGED, None
+    if isinstance(answer, Exception):
+        return wire.RAISED, _told(answer)
+    known = failure_in(answer, "process_batch")
+    return (wire.REFUSED if known.is_final else wire.RETRY_LATER), _as_failure(known)
 
 
 def _with_span(failure: Failure, span: str) -> Failure:

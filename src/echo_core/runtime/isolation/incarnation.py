@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -31,8 +32,8 @@ class Crash:
     stacks: str
     printed: str
     """The end of what it printed to stderr."""
-    in_hand: frozenset[int]
-    """Numbers of the messages that were being handled."""
+    in_hand: Mapping[int, range]
+    """Numbers of the messages that were being handled, by lane."""
 
     @property
     def tells_of_the_message(self) -> bool:
@@ -67,7 +68,7 @@ class Incarnation:
         """Wait for its end, and gather what there is to say of it."""
         process = self.process
         found = await process.ended()
-        in_hand = frozenset(process.page.messages())
+        in_hand = process.page.in_hand()
         await self.session.heard_all(_HEARD_S)
         for drain in self._drains:
             drain.finish()

@@ -387,7 +387,7 @@ class Keeper:
                 cancelled.arrived()
             was_replaced = incarnation.is_planned and not crash.cause
             if was_replaced:  # then no message is to blame
-                crash = replace(crash, in_hand=frozenset())
+                crash = replace(crash, in_hand={})
             for channel in self._channels.values():
                 channel.lost(crash)
             self.tell_emptied()

@@ -34,8 +34,8 @@ class ProcessTransport(Transport):
         durable=False, shared=False, bounded_by_publisher=True, delayed_retry=False
     )
 
-    def __init__(self, publish: Callable[[str, msgspec.Raw], Awaitable[None]]) -> None:
-        """`publish` has the host publish a message, and returns once that is accepted."""
+    def __init__(self, publish: Callable[[str, list[msgspec.Raw]], Awaitable[None]]) -> None:
+        """`publish` has the host publish messages, and returns once they are accepted."""
         self._publish = publish
 
     async def publish(self, topic: str, message: BaseMessage) -> None:
@@ -48,17 +48,31 @@ class ProcessTransport(Transport):
         is_kept = outputs is not None and outputs.is_open
         size = len(raw) + (outputs.size if outputs is not None and is_kept else 0)
         if size > MAX_MESSAGE:
-            raise MessageError(
-                f"{size} bytes are too much to be published for one message",
-                where=topic,
-                why=f"{MAX_MESSAGE} bytes leave a plugin's own process at a time",
-                fix="publish less at a time, or run the plugin in_process",
-            )
+            raise _too_much(size, topic)
         if outputs is not None and is_kept:
             outputs.append(Output(topic, msgspec.Raw(raw)))
             outputs.size = size
         else:
-            await self._publish(topic, msgspec.Raw(raw))
+            await self._publish(topic, [msgspec.Raw(raw)])
+
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        """`publish` for many."""
+        outputs = outputs_in_hand.get()
+        if outputs is not None and outputs.is_open:
+            await super().publish_batch(topic, messages)
+            return
+        waiting: list[msgspec.Raw] = []
+        size = 0
+        for raw in map(encode, messages):
+            if len(raw) > MAX_MESSAGE:
+                raise _too_much(len(raw), topic)
+            if waiting and size + len(raw) > MAX_MESSAGE:
+                await self._publish(topic, waiting)
+                waiting, size = [], 0
+            waiting.append(msgspec.Raw(raw))
+            size += len(raw)
+        if waiting:
+            await self._publish(topic, waiting)
 
     def subscribe(self, name: str, patterns: Sequence[str], *, queue_limit: int = 1_000) -> Subscription:
         raise TransportError(
@@ -78,3 +92,12 @@ class ProcessTransport(Transport):
 
     async def wait_until_settled(self) -> None:
         return
+
+
+def _too_much(size: int, topic: str) -> MessageError:
+    return MessageError(
+        f"{size} bytes are too much to be published at a time",
+        where=topic,
+        why=f"{MAX_MESSAGE} bytes leave a plugin's own process at a time",
+        fix="publish less at a time, or run the plugin in_process",
+    )

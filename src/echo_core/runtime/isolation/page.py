@@ -1,13 +1,14 @@
 """The page of memory that a process and its host share: signs of life that need no lock and no reader.
 
-It holds a beat of the event loop, a beat of a thread, and for each lane the number of the message in hand.
+It holds a beat of the event loop, a beat of a thread, and for each lane the numbers of the first and the last
+message in hand.
 What is written there is still there when the process has died, however it died.
 """
 
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -21,8 +22,10 @@ class Page:
     def __init__(self, fd: int, lanes: int) -> None:
         self._map = mmap.mmap(fd, size_of(lanes))
         self._words = memoryview(self._map).cast("Q")
-        self.in_hand = self._words[_LANES : _LANES + lanes]
-        """For each lane the number of the message that is being handled, 0 for none."""
+        self.first = self._words[_LANES : _LANES + lanes]
+        """For each lane the number of the first message that is being handled; 0 for none."""
+        self.last = self._words[_LANES + lanes : _LANES + 2 * lanes]
+        """And of the last one."""
 
     def beat_loop(self) -> None:
         """The event loop goes round."""
@@ -37,20 +40,22 @@ class Page:
         """Those of the loop, and those of the thread."""
         return self._words[_LOOP], self._words[_THREAD]
 
-    def messages(self) -> Iterator[int]:
-        """The numbers of the messages that are in hand."""
-        return (seq for seq in self.in_hand if seq)
+    def in_hand(self) -> Mapping[int, range]:
+        """The numbers of the messages in hand, by lane, for the lanes that have some."""
+        pairs = enumerate(zip(self.first, self.last, strict=True))
+        return {lane: range(first, last + 1) for lane, (first, last) in pairs if first}
 
     def close(self) -> None:
         """Unmap it."""
-        self.in_hand.release()
+        self.first.release()
+        self.last.release()
         self._words.release()
         self._map.close()
 
 
 def size_of(lanes: int) -> int:
     """Bytes that a page for so many lanes needs."""
-    return (_LANES + lanes) * _WORD
+    return (_LANES + 2 * lanes) * _WORD
 
 
 def make_file(lanes: int) -> int:

@@ -117,7 +117,8 @@ class Session(asyncio.Protocol):
 
     async def _publish(self, wanted: wire.ReceivedPublication) -> None:
         try:
-            await self._accept(wanted.topic, wanted.message)
+            for message in wanted.messages:
+                await self._accept(wanted.topic, message)
         except Exception as error:  # noqa: BLE001  (it is the plugin's to hear, whatever it is)
             failure = Failure(type(error).__qualname__, str(error))
             parts = error_parts(error) if isinstance(error, EchoCoreError) else None

@@ -123,13 +123,13 @@ class Publication(msgspec.Struct, array_like=True, frozen=True):
 
     id: int
     topic: str
-    message: msgspec.Raw
+    messages: list[msgspec.Raw]
 
 
 class ReceivedPublication(Publication, array_like=True, frozen=True):
     """A `Publication` as the host reads it."""
 
-    message: BaseMessage  # type: ignore[assignment]
+    messages: list[BaseMessage]  # type: ignore[assignment]
 
 
 class Ask(msgspec.Struct, array_like=True, frozen=True):

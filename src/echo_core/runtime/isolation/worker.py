@@ -28,6 +28,7 @@ from echo_core.manifest import API_VERSION, Manifest
 from echo_core.message import decode
 from echo_core.plugin import Plugin
 from echo_core.roles import Source
+from echo_core.runtime.batch import BatchHandler, batch_handler_of
 from echo_core.runtime.context import HostContext
 from echo_core.runtime.isolation import wire
 from echo_core.runtime.isolation.handling import Lane
@@ -56,11 +57,12 @@ class Worker(asyncio.Protocol):
 
     context: HostContext
     handler: Handler
+    batch_handler: BatchHandler
+    batch_size: int
     messages: MessageTelemetry
 
     def __init__(self, page: Page, incarnation: int) -> None:
-        self.in_hand = page.in_hand
-        self._page = page
+        self.page = page
         self._incarnation = incarnation
         self._reader = FrameReader(FROM_HOST, incarnation)
         self._transport: asyncio.Transport | None = None
@@ -159,13 +161,13 @@ class Worker(asyncio.Protocol):
 
     # Publishing outside of a message
 
-    async def _publish(self, topic: str, message: msgspec.Raw) -> None:
+    async def _publish(self, topic: str, messages: list[msgspec.Raw]) -> None:
         self._numbers += 1
         number = self._numbers
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._publications[number] = accepted
         try:
-            self.send(wire.PUBLISH, wire.Publication(number, topic, message))
+            self.send(wire.PUBLISH, wire.Publication(number, topic, messages))
             await accepted
         finally:
             self._publications.pop(number, None)
@@ -220,6 +222,9 @@ class Worker(asyncio.Protocol):
         )
         self.messages = self._plugin_telemetry.messages
         self.handler = handler_of(plugin, self.context)
+        self.batch_size = manifest.delivery.batch_size
+        if self.batch_size > 1:
+            self.batch_handler = batch_handler_of(plugin, manifest, self.context)
         with self._plugin_telemetry.lifecycle_elsewhere(detail["carrier"]):
             await plugin.init(self.context)
         gc.collect()
@@ -259,7 +264,7 @@ class Worker(asyncio.Protocol):
         """Until the host says that it is enough."""
         await asyncio.get_running_loop().create_connection(lambda: self, sock=connection)
         while not self._left.is_set():
-            self._page.beat_loop()
+            self.page.beat_loop()
             try:
                 async with asyncio.timeout(_BEAT_S):
                     await self._left.wait()
