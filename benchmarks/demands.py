@@ -131,18 +131,28 @@ def of_memory(memory: Mapping[str, Any], wanted: int) -> list[Row]:
         if not all(sizes):
             rows.append(Row(what=what, demanded="flat within 5 %", note="this system does not tell"))
             continue
-        growth = sizes[-1] / sizes[0] - 1
         rows.append(
             Row(
                 what=what,
                 demanded="flat within 5 %",
-                found=f"{growth:+.1%}",
+                found=f"{sizes[-1] / sizes[0] - 1:+.1%}",
                 met=20 * abs(sizes[-1] - sizes[0]) <= sizes[0],
-                note=f"{sizes[0] / 2**20:.1f} MiB after a tenth, {sizes[-1] / 2**20:.1f} at the end"
-                + ("" if found["messages"] >= wanted else f"; fewer than {wanted:,}, for want of time"),
+                note=_memory_note(found) + (_FEWER if found["messages"] < wanted else ""),
             )
         )
     return rows
+
+
+_FEWER: Final = "; fewer messages than demanded, for want of time"
+
+
+def _memory_note(found: Mapping[str, Any]) -> str:
+    sizes = (found["resident_bytes"][0], found["resident_bytes"][-1], found["most_resident_bytes"])
+    first, last, most = (f"{size / 2**20:.1f}" for size in sizes)
+    return (
+        f"{first} MiB after a tenth, {last} at the end, {most} at most in between;"
+        f" at most {found['most_spans_waiting']:,} spans waited, {found['spans_dropped']:,} were dropped"
+    )
 
 
 def of_seconds(what: str, limit_s: float, values: Sequence[float], unavailable: str = "") -> Row:

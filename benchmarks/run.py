@@ -22,7 +22,7 @@ from echo_core import __version__
 
 PARTS: Final = ("peers", "latency", "scaling", "memory", "start")
 _MEMORY_MESSAGES: Final = 1_000_000
-_MEMORY_SECONDS: Final = 60
+_MEMORY_SECONDS: Final = 150
 """A setting that is too slow for a million messages gets as many as fit into this time."""
 
 

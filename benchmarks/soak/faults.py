@@ -14,6 +14,7 @@ from echo_core.runtime.states import PluginState
 
 GUEST: Final = "guest"
 FLAKY: Final = "flaky"
+_VERSIONS: Final = 4
 _PATIENCE_S: Final = 60.0
 """For what must happen sooner or later."""
 
@@ -88,8 +89,9 @@ class Faults:
         await self._host.deactivate(GUEST)
 
     def _next_version(self) -> int:
+        """Up, and in the end back: each version of a plugin has metrics of its own, for as long as the host."""
         self._versions += 1
-        return self._versions
+        return self._versions % _VERSIONS
 
     async def _dependency_fails(self) -> None:
         """Out until the circuit has opened, at least."""
