@@ -89,7 +89,7 @@ class Faults:
         await self._host.deactivate(GUEST)
 
     def _next_version(self) -> int:
-        """Up, and in the end back: each version of a plugin has metrics of its own, for as long as the host."""
+        """They come round again: each version has metrics of its own, for as long as the host runs."""
         self._versions += 1
         return self._versions % _VERSIONS
 

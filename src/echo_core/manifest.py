@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import msgspec
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from echo_core.errors import EchoCoreError, Fault, ManifestError, NameRefused
@@ -326,6 +325,8 @@ def _specifier(path: str, value: Any) -> Iterator[Fault]:
     if not isinstance(value, str) or len(value) > _MAX_VERSION_LENGTH:
         yield fault
         return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # a fifth of `import echo_core`, and rare
+
     try:
         SpecifierSet(value)
     except InvalidSpecifier:
@@ -392,6 +393,8 @@ def check_host(manifest: Manifest, *, host_version: str, where: str) -> None:
     """
     faults: list[Fault] = []
     if manifest.requires_echo_core:
+        from packaging.specifiers import SpecifierSet
+
         host = Version(host_version)
         release = host.base_version if host.is_prerelease else host.public
         if not SpecifierSet(manifest.requires_echo_core).contains(release):
