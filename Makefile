@@ -8,7 +8,7 @@ BENCH  ?= .venvs/bench
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live soak clean
+.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live bench-durable soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -108,6 +108,10 @@ MINUTES ?= 10
 soak: setup ## a mixed load with faults, and whether anything grows, slows down or gets lost (MINUTES=10); writes out/soak
 	@echo "==> soak: $(MINUTES) minutes"
 	$(BIN)/python -m benchmarks.soak --minutes=$(MINUTES) $(ARGS)
+
+bench-durable: setup ## what durability costs, beside SQLite alone and JetStream; writes docs/benchmarks
+	@echo "==> bench-durable: publish and consume on disk, in turns"
+	$(BIN)/python -m benchmarks.durable $(ARGS)
 
 clean: ## remove what the other targets made, except the virtual environment
 	@echo "==> clean: caches, output, built libraries, host state"

@@ -66,6 +66,14 @@ def test_compact_says_how_large_it_is_now(call: Call, store: Path) -> None:
     assert done.stdout.endswith(f"now {store.stat().st_size:,}\n")
 
 
+def test_forget_says_what_waited(call: Call, store: Path) -> None:
+    done = call("store", "forget", "all")
+    assert done.stdout == "all subscribes to nothing any more; 8 messages waited for it\n"
+    assert "even (a.even)" in call("store", "stats").stdout
+    assert call("store", "forget", "all").returncode == 3
+    assert store.exists()
+
+
 def test_another_file_can_be_named(call: Call, store: Path, tmp_path: Path) -> None:
     other = store.rename(tmp_path / "elsewhere.sqlite")
     assert call("store", "check", "--file", other).returncode == 0

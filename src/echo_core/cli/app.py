@@ -84,6 +84,12 @@ VERBS: Final = (
     Verb("store check", "store:check_store", _RUN, "Read all of a store, and say what is damaged."),
     Verb("store repair", "store:repair_store", _RUN, "Save what can be read of a damaged store."),
     Verb("store compact", "store:compact_store", _RUN, "Give a store's free space back to the disk."),
+    Verb(
+        "store forget",
+        "store:forget_subscription",
+        _RUN,
+        "End a subscription for good, with all that waits for it.",
+    ),
     Verb("doctor", "doctor:doctor", _RUN, "Check everything, and say how to mend it."),
     Verb("explain", "explain:explain", _LEARN, "Explain an error code."),
     Verb("help", "help:help_topic", _LEARN, "Read about a topic: exit-codes, reference."),

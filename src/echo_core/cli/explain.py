@@ -56,7 +56,10 @@ def advice() -> dict[str, str]:
 def error_classes() -> dict[str, list[type[EchoCoreError]]]:
     """The error classes by their code; one that adds no code of its own stands with its parent."""
     import echo_core.cli.usage
-    import echo_core.runtime.dead_letters  # noqa: F401 - these define errors too
+    import echo_core.control.door
+    import echo_core.runtime.dead_letters
+    import echo_core.runtime.letter_edits
+    import echo_core.runtime.letter_files  # noqa: F401 - these define errors too
 
     found: dict[str, list[type[EchoCoreError]]] = {}
     pending: list[type[EchoCoreError]] = [EchoCoreError]

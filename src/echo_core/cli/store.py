@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from echo_core.cli.arguments import plugin_names
 from echo_core.cli.output import printable, to_builtins
 from echo_core.cli.session import Session, SessionArgument
 from echo_core.runtime.store import (
@@ -15,6 +16,7 @@ from echo_core.runtime.store import (
     StoreNumbers,
     check,
     compact,
+    forget,
     numbers,
     repair,
     store_path,
@@ -28,6 +30,8 @@ File = Annotated[
         name="--file", help="A store's file; else the one that host.transport in echo-core.toml names."
     ),
 ]
+
+Name = Annotated[str, Parameter(help="The plugin's name, as `store stats` shows it.", completer=plugin_names)]
 
 
 def store_stats(*, file: File = None, session: SessionArgument) -> None:
@@ -75,6 +79,18 @@ def compact_store(*, file: File = None, session: SessionArgument) -> None:
     report = compact(_path(file, session))
     text = f"{report.path}: {report.before_bytes:,} bytes, now {report.after_bytes:,}"
     session.out.result("store.compact", to_builtins(report), text)
+
+
+def forget_subscription(name: Name, /, *, file: File = None, session: SessionArgument) -> None:
+    """End a subscription for good, with all that waits for it.
+
+    For a plugin that does not come back: while it is away its messages wait. No host may use the store
+    meanwhile.
+    For example: echo-core store forget loud_words
+    """
+    report = forget(_path(file, session), name)
+    text = f"{report.name} subscribes to nothing any more; {report.dropped:,} messages waited for it"
+    session.out.result("store.forget", to_builtins(report), text)
 
 
 def _path(file: Path | None, session: Session) -> Path:

@@ -5,17 +5,20 @@ from pathlib import Path
 from echo_core.errors import NotFound
 from echo_core.runtime.settings import load_settings
 from echo_core.transports.sqlite.inspection import CheckReport, StoreNumbers, check, numbers
-from echo_core.transports.sqlite.repair import CompactReport, RepairReport, compact, repair
+from echo_core.transports.sqlite.repair import RepairReport, repair
 from echo_core.transports.sqlite.settings import settings_from_url
+from echo_core.transports.sqlite.upkeep import CompactReport, ForgetReport, compact, forget
 from echo_core.workspace import Workspace
 
 __all__ = [
     "CheckReport",
     "CompactReport",
+    "ForgetReport",
     "RepairReport",
     "StoreNumbers",
     "check",
     "compact",
+    "forget",
     "numbers",
     "repair",
     "store_path",

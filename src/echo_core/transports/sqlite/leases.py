@@ -10,6 +10,8 @@ import glob
 import os
 from pathlib import Path
 
+from echo_core.errors import StoreError
+
 
 class HostLock:
     """The proof that a host lives, as long as it is held."""
@@ -55,3 +57,15 @@ def living(store: Path) -> list[int]:
     prefix = f"{store.name}-host"
     numbers = [file.name.removeprefix(prefix) for file in store.parent.glob(f"{glob.escape(prefix)}*")]
     return sorted(int(number) for number in numbers if number.isdigit() and is_alive(store, int(number)))
+
+
+def refuse_while_used(store: Path) -> None:
+    """Raise `StoreError` while a host runs on the store."""
+    hosts = living(store)
+    if hosts:
+        raise StoreError(
+            "the store is in use",
+            where=str(store),
+            why=f"{len(hosts)} host(s) run on it: {', '.join(str(host) for host in hosts)}",
+            fix="stop them first",
+        )

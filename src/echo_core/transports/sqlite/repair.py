@@ -1,4 +1,4 @@
-"""Saving what can be read of a damaged store into a new one, and giving space back.
+"""Saving what can be read of a damaged store into a new one.
 
 Rows are read by their keys, range by range; where SQLite meets a broken page the range is halved until
 only what lies on it is missing. What of the deliveries cannot be read is due again: better twice than never.
@@ -45,35 +45,13 @@ class RepairReport(msgspec.Struct, frozen=True, kw_only=True):
     """At most so many more messages cannot be read, and neither can who had still to settle them."""
 
 
-class CompactReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How large a store was and is."""
-
-    path: str
-    before_bytes: int
-    after_bytes: int
-
-
-def compact(path: Path) -> CompactReport:
-    """Give the free pages back to the disk; raises `StoreError` while hosts use the store."""
-    _refuse_while_used(path)
-    before = path.stat().st_size if path.exists() else 0
-    with closing(schema.connect(path, busy_s=_BUSY_S, create=False)) as connection:
-        try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as error:
-            raise schema.failed(path, "compacted", error) from error
-    return CompactReport(path=str(path), before_bytes=before, after_bytes=path.stat().st_size)
-
-
 def repair(path: Path) -> RepairReport:
     """Put a whole store in the place of the damaged one, which is kept beside it.
 
     Raises `StoreError` while hosts use the store, and when not even its tables can be found; nothing has
     been changed then.
     """
-    _refuse_while_used(path)
+    leases.refuse_while_used(path)
     repaired = schema.repaired_path(path)
     if repaired.exists():  # an earlier repair had done everything but the last step
         damaged = _swap(path, repaired)
@@ -167,6 +145,8 @@ class Salvage:
         self.due_again = 0
         self.lost: list[str] = []
         self.unknown: set[int] = set()
+        self._spoilt: set[int] = set()
+        """Messages that are there, or may be, and cannot be read."""
         self._sound: dict[int, str] = {}
         """Topics of the messages that were saved."""
 
@@ -181,13 +161,11 @@ class Salvage:
         self._save_messages(last)
         for number, name, patterns, _, _ in subscriptions:
             self._save_deliveries(number, name, msgspec.json.decode(patterns), last)
-        with suppress(sqlite3.Error):
-            self._new.executemany(
-                "INSERT INTO states VALUES (?, ?)", self._old.execute("SELECT * FROM states")
-            )
         for table, highest in (("messages", last), ("hosts", self._sequence("hosts"))):
             self._new.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
             self._new.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, highest))
+        if not self._sound and not self.lost and not _is_sound(self._old):
+            raise sqlite3.DatabaseError("there is damage, and no message can be found")
         self._new.execute("COMMIT")
 
     def _sequence(self, table: str) -> int:
@@ -212,7 +190,8 @@ class Salvage:
                 (low, high),
             ).fetchall()
 
-        for _, rows, _ in _pieces(read, 1, last):
+        is_doubtful = not _is_sound(self._old, "messages")
+        for (low, high), rows, unreadable in _pieces(read, 1, last):
             sound = [
                 (seq, time_ns, topic.decode(), crc, body)
                 for seq, time_ns, topic, crc, body in rows
@@ -221,6 +200,9 @@ class Salvage:
             self._new.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", sound)
             self._sound.update((seq, topic) for seq, _, topic, _, _ in sound)
             self.messages += len(sound)
+            # A tree that is broken somewhere may leave rows out without a word.
+            known = {row[0] for row in rows} if not is_doubtful else set(range(low, high + 1))
+            self._spoilt.update(known.union(unreadable).difference(self._sound))
 
     def _save_deliveries(self, number: int, name: str, patterns: Sequence[str], last: int) -> None:
         def read(low: int, high: int) -> list[Any]:
@@ -235,9 +217,8 @@ class Salvage:
         for (low, high), rows, unreadable in _pieces(read, 1, last):
             due = {row[0]: (number, *row) for row in rows}
             self.lost += [f"{seq} for {name}" for seq in due if seq not in self._sound]
-            self.unknown.update(seq for seq in unreadable if seq not in self._sound)
-            # A tree that is broken somewhere may leave rows out without a word.
             doubtful = range(low, high + 1) if is_doubtful else unreadable
+            self.unknown.update(seq for seq in doubtful if seq in self._spoilt and seq not in due)
             again = [
                 (number, seq, 0, None, None)
                 for seq in doubtful
@@ -253,8 +234,8 @@ class Salvage:
             self.due_again += len(again)
 
 
-def _is_sound(connection: sqlite3.Connection, table: str) -> bool:
-    """Whether SQLite finds nothing wrong with the table's pages."""
+def _is_sound(connection: sqlite3.Connection, table: str = "100") -> bool:
+    """Whether SQLite finds nothing wrong with the table's pages, or with any."""
     try:
         (answer,) = connection.execute(f"PRAGMA integrity_check({table})").fetchone()
     except sqlite3.Error:
@@ -279,17 +260,6 @@ def _pieces(
                 pending += [(middle + 1, high), (low, middle)]
 
 
-def _refuse_while_used(path: Path) -> None:
-    hosts = leases.living(path)
-    if hosts:
-        raise StoreError(
-            "the store is in use",
-            where=str(path),
-            why=f"{len(hosts)} host(s) run on it: {', '.join(str(host) for host in hosts)}",
-            fix="stop them first",
-        )
-
-
 def _remove(*stores: Path) -> None:
     for store in stores:
         for file in (store, *_beside(store)):
@@ -300,7 +270,7 @@ def _beyond_repair(path: Path, error: Exception | None) -> StoreError:
     return StoreError(
         "the store is damaged beyond repair",
         where=str(path),
-        why=f"not even who subscribes to what can be read: {error}",
+        why=f"what is needed to read it is not there: {error}",
         fix=f"restore a copy; or move {path.name} and {path.name}-wal away, to begin with an empty store",
     )
 

@@ -41,10 +41,6 @@ CREATE TABLE hosts (
     pid     INTEGER NOT NULL,
     expires REAL NOT NULL
 ) STRICT;
-CREATE TABLE states (
-    plugin TEXT NOT NULL PRIMARY KEY,
-    value  BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
 """
 """A row of `deliveries` is one message that one subscription has not settled: settling deletes it.
 

@@ -19,18 +19,12 @@ SET_ASIDE: Final = -1
 """Stands for the host of a delivery that cannot be delivered, because its message is damaged."""
 
 
-class Stored(NamedTuple):
-    """A message as it lies in the store."""
+class Claimed(NamedTuple):
+    """A delivery that this host holds from now on."""
 
     seq: int
     topic: str
     body: bytes
-
-
-class Claimed(NamedTuple):
-    """A delivery that this host holds from now on."""
-
-    message: Stored
     attempt: int
     """How often it was handed out before."""
 
@@ -41,11 +35,6 @@ class Subscriber(NamedTuple):
     id: int
     name: str
     patterns: tuple[str, ...]
-
-
-def checksum(topic: str, body: bytes) -> int:
-    """CRC-32 of both, as it stands beside a message."""
-    return zlib.crc32(body, zlib.crc32(topic.encode()))
 
 
 class Store:
@@ -89,11 +78,14 @@ class Store:
 
     # Messages
 
-    def add_messages(self, time_ns: int, messages: Sequence[tuple[str, bytes]]) -> int:
-        """Append them all; the seq of the first, the others follow without a gap."""
+    def add_messages(self, time_ns: int, messages: Sequence[tuple[str, bytes, object]]) -> int:
+        """Append topics and bodies; the seq of the first, the others follow without a gap."""
         values: list[Any] = []
-        for topic, body in messages:
-            values += (time_ns, topic, checksum(topic, body), body)
+        topic_before, start = "", 0
+        for topic, body, _ in messages:
+            if topic != topic_before:
+                topic_before, start = topic, zlib.crc32(topic.encode())
+            values += (time_ns, topic, zlib.crc32(body, start), body)
         last = 0
         for statement, part in _inserts("messages (time_ns, topic, crc, body)", 4, values):
             last = self._execute(statement, part).lastrowid or 0
@@ -133,9 +125,8 @@ class Store:
 
     # Deliveries
 
-    def add_deliveries(self, rows: Sequence[tuple[int, int, int | None]]) -> None:
-        """One for each (subscription, seq, host or None)."""
-        values = [value for row in rows for value in row]
+    def add_deliveries(self, values: Sequence[int | None]) -> None:
+        """One for each three of them: subscription, seq, and host or None."""
         for statement, part in _inserts("deliveries (subscription, seq, host)", 3, values):
             self._execute(statement, part)
 
@@ -206,7 +197,7 @@ class Store:
         claimed, spoilt = [], []
         for seq, attempt, topic, crc, body in rows:
             if isinstance(body, bytes) and zlib.crc32(body, zlib.crc32(topic)) == crc:
-                claimed.append(Claimed(Stored(seq, topic.decode(), body), attempt))
+                claimed.append(Claimed(seq, topic.decode(), body, attempt))
             else:
                 spoilt.append(seq)
         if spoilt:
@@ -277,21 +268,6 @@ class Store:
     def remove_host(self, host: int) -> None:
         """It has gone."""
         self._execute("DELETE FROM hosts WHERE id = ?", (host,))
-
-    # States
-
-    def state(self, plugin: str) -> bytes | None:
-        """What the plugin has kept."""
-        row = self._execute("SELECT value FROM states WHERE plugin = ?", (plugin,)).fetchone()
-        return None if row is None else bytes(row[0])
-
-    def set_state(self, plugin: str, value: bytes) -> None:
-        """Keep this for the plugin, in place of what it kept before."""
-        self._execute(
-            "INSERT INTO states (plugin, value) VALUES (?, ?) "
-            "ON CONFLICT (plugin) DO UPDATE SET value = excluded.value",
-            (plugin, value),
-        )
 
 
 def _inserts(into: str, columns: int, values: Sequence[Any]) -> Iterator[tuple[str, Sequence[Any]]]:

@@ -26,6 +26,8 @@ _MOST_HELD: Final = 1_024
 _LEAST_HELD: Final = 64
 """Deliveries that a subscription holds in memory; what waits beyond them stays on disk."""
 _REMEMBERED: Final = 10_000
+_PART: Final = 512
+"""Messages of a batch that are accepted together."""
 _UNWRITTEN: Final = 1_024
 """Publications that nobody waits for; with so many unwritten, the next one is waited for."""
 
@@ -54,6 +56,14 @@ class SqliteDelivery(Delivery):
             self._is_ended = True
             self.is_settled = True
             self._subscription._settle(self)
+
+    @classmethod
+    async def settle_batch(cls, deliveries: Sequence[Self]) -> None:
+        ending = [delivery for delivery in deliveries if not delivery._is_ended]
+        for delivery in ending:
+            delivery._is_ended = delivery.is_settled = True
+        if ending:
+            ending[0]._subscription._settle_batch(ending)
 
     async def retry(self, delay: float = 0.0) -> None:
         if not self._is_ended:
@@ -120,7 +130,7 @@ class SqliteSubscription(Subscription):
             if isinstance(waiting, SqliteDelivery):
                 taken.append(waiting)
             else:
-                (seq, topic, body), attempt = waiting
+                seq, topic, body, attempt = waiting
                 try:
                     taken.append(SqliteDelivery(self, seq, topic, decode(body), attempt + 1))
                 except MessageError:
@@ -192,6 +202,17 @@ class SqliteSubscription(Subscription):
         self._transport._changed(-1)
         self._transport._check_settled()
 
+    def _settle_batch(self, deliveries: Sequence[SqliteDelivery]) -> None:
+        writer = self._transport._writer_or_closed()
+        writer.settle_batch(self, [delivery.seq for delivery in deliveries])
+        following = deliveries[-1].following
+        if following is not None:
+            writer.handed_out(self, following)
+        self.in_hand.difference_update([delivery.message.id for delivery in deliveries])
+        self._received -= len(deliveries)
+        self._transport._changed(-len(deliveries))
+        self._transport._check_settled()
+
     def _give_back(self, delivery: SqliteDelivery, delay: float) -> None:
         writer = self._transport._writer_or_closed()
         self.in_hand.discard(delivery.message.id)
@@ -229,7 +250,7 @@ class SqliteSubscription(Subscription):
         """What it holds and has not handed out is others' now; the seqs."""
         window, self._window = self._window, deque()
         self._transport._changed(-len(window))
-        return [each.seq if isinstance(each, SqliteDelivery) else each.message.seq for each in window]
+        return [each.seq for each in window]
 
     def wake(self) -> None:
         """All receivers: one may be cancelled before it gets here; the others look, and go on waiting."""
@@ -318,6 +339,33 @@ class SqliteTransport(Transport):
                 self._congestion.begin(subscription, message.root_source)
             if subscription.is_full and not self._pressure.would_deadlock(subscription.name, message.source):
                 await self._pressure.wait(message.source, subscription)
+
+    async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        """Each part for which the queues have room is accepted as a whole, in one transaction."""
+        at = 0
+        while at < len(messages):
+            subscriptions = self._subscribers.get(topic)
+            if subscriptions is None:
+                subscriptions = self._find_subscribers(topic)
+            room = min((each.queue_limit - each._waiting for each in subscriptions), default=_PART)
+            some = messages[at : at + min(room, _PART)] if room > 1 else ()
+            if some:
+                await self._publish_part(topic, some)
+            else:  # at a limit: one by one, so that cycles go on and hard bounds hold
+                some = messages[at : at + 1]
+                await self.publish(topic, some[0])
+            at += len(some)
+
+    async def _publish_part(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+        bodies = [encode(message) for message in messages]
+        accepted = self._loop.create_future()
+        self._writer_or_closed().publish_batch(
+            [
+                Publication(topic, body, message, accepted)
+                for body, message in zip(bodies, messages, strict=True)
+            ]
+        )
+        await accepted
 
     async def redeliver(self, subscriber: str, topic: str, message: BaseMessage) -> None:
         """The subscription need not be of this process; it gets the message behind what waits for it."""

@@ -23,7 +23,7 @@ from echo_core.message import BaseMessage
 from echo_core.topics import TopicPattern, TopicTrie
 from echo_core.transports.sqlite import leases, schema
 from echo_core.transports.sqlite.settings import StoreSettings
-from echo_core.transports.sqlite.store import Claimed, Store, Stored
+from echo_core.transports.sqlite.store import Claimed, Store
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +201,12 @@ class Writer:
         if self._idle or self._gathering:
             self._wake.set()
 
+    def publish_batch(self, publications: Sequence[Publication]) -> None:
+        """Write several messages, all of them in one transaction."""
+        self._publications.extend(publications)
+        if self._idle or self._gathering:
+            self._wake.set()
+
     def attach(self, reader: Reader, done: Answer) -> None:
         """Deliver to the reader from now on, and what waits for it."""
         self._readers.append((reader, True, done))
@@ -214,6 +220,12 @@ class Writer:
     def settle(self, reader: Reader, seq: int) -> None:
         """The delivery is done with."""
         self._settled.append((reader, seq))
+        if self._idle:
+            self._wake.set()
+
+    def settle_batch(self, reader: Reader, seqs: Iterable[int]) -> None:
+        """The deliveries are done with."""
+        self._settled.extend([(reader, seq) for seq in seqs])
         if self._idle:
             self._wake.set()
 
@@ -609,25 +621,29 @@ class Writer:
 
     def _add(self, kept: list[tuple[str, bytes, tuple[int, ...]]], outcome: Outcome) -> None:
         """Messages and deliveries. Who has nothing waiting on disk gets them without a way over it."""
-        seq = self._store.add_messages(self._time_ns(), [(topic, body) for topic, body, _ in kept])
-        by_subscription: dict[int, list[Stored]] = {}
+        seq = self._store.add_messages(self._time_ns(), kept)
+        by_subscription: dict[int, list[Claimed]] = {}
         for topic, body, routes in kept:
-            stored = Stored(seq, topic, body)
+            claimed = Claimed(seq, topic, body, 0)
             for subscription in routes:
-                by_subscription.setdefault(subscription, []).append(stored)
+                if subscription in by_subscription:
+                    by_subscription[subscription].append(claimed)
+                else:
+                    by_subscription[subscription] = [claimed]
             seq += 1
-        rows: list[tuple[int, int, int | None]] = []
+        rows: list[int | None] = []
         for subscription, messages in by_subscription.items():
             taken = 0
             if (current := self._current.get(subscription)) is not None:
                 taken = 0 if current.due else max(0, min(len(messages), self._room(current)))
                 current.due += len(messages) - taken
                 current.held += taken
-            if current is not None and taken:
-                arrivals = [Claimed(stored, 0) for stored in messages[:taken]]
-                outcome.arrivals.append((current.reader, arrivals))
-            rows += [(subscription, stored.seq, self._host) for stored in messages[:taken]]
-            rows += [(subscription, stored.seq, None) for stored in messages[taken:]]
+                if taken:
+                    outcome.arrivals.append((current.reader, messages[:taken]))
+            for claimed in messages[:taken]:
+                rows += (subscription, claimed.seq, self._host)
+            for claimed in messages[taken:]:
+                rows += (subscription, claimed.seq, None)
         self._store.add_deliveries(rows)
 
     def _full(self) -> QueueFull:
