@@ -184,7 +184,7 @@ class Keeper:
         session = Session(self._number, self._accept, self._is_broken, self.tell_emptied)
         incarnation = Incarnation(self._number, process, session, self.telemetry.logger())
         try:
-            await asyncio.get_running_loop().create_connection(lambda: session, sock=process.socket)
+            await asyncio.get_running_loop().create_unix_connection(lambda: session, sock=process.socket)
             hello = await session.hello()
             if hello.api_version != API_VERSION:
                 raise PluginLoadError(

@@ -61,6 +61,8 @@ def _with_requirements(
 
 def _top_levels(distribution: metadata.Distribution) -> Iterator[str]:
     """The importable names at the top of what the distribution installed."""
+    if distribution.files is None:  # its installer keeps no list
+        yield from (distribution.read_text("top_level.txt") or "").split()
     for path in distribution.files or ():
         top = path.parts[0]
         if len(path.parts) > 1 and top.isidentifier():

@@ -262,7 +262,7 @@ class Worker(asyncio.Protocol):
 
     async def live(self, connection: socket.socket) -> None:
         """Until the host says that it is enough."""
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=connection)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=connection)
         while not self._left.is_set():
             self.page.beat_loop()
             try:
