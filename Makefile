@@ -76,7 +76,15 @@ $(BENCH)/ready: requirements/bench.txt pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-bench: $(BENCH)/ready ## measure Echo Core beside its peers; writes docs/benchmarks (about 20 minutes)
+# A peer that is no Python package; without npm, or without its registry, it is not measured, which the tables say.
+NODE_RED := .venvs/node-red
+$(NODE_RED)/ready: Makefile
+	@echo "==> bench: installing Node-RED into $(NODE_RED)"
+	@mkdir -p $(NODE_RED)
+	@if npm install --prefix $(NODE_RED) --no-audit --no-fund --omit=optional --loglevel=error node-red@4.1.15; \
+	    then touch $@; else echo "    Node-RED cannot be installed, and is not measured"; fi
+
+bench: $(BENCH)/ready $(NODE_RED)/ready ## measure Echo Core beside its peers; writes docs/benchmarks (about 20 minutes)
 	@echo "==> bench: five runs of everything, interleaved"
 	$(BENCH)/bin/python -m benchmarks.run $(ARGS)
 

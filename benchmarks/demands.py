@@ -48,6 +48,8 @@ RATIOS: Final = (
     Ratio("echo_core_batch_traced", "bytewax", "batch mode, all traced, against Bytewax untraced"),
     Ratio("echo_core_nats", "nats_bare", "all traced, against nats-py by hand without telemetry", 0.6),
     Ratio("echo_core_off", "handwritten", "telemetry off, against asyncio by hand without telemetry"),
+    Ratio("echo_core_off", "node_red", "telemetry off, against Node-RED"),
+    Ratio("echo_core", "node_red", "all traced, against Node-RED untraced"),
     Ratio("echo_core_off", "dramatiq", "telemetry off, against dramatiq's stub broker"),
     Ratio("echo_core_off", "bytewax", "telemetry off, one message at a time, against Bytewax in batches"),
 )

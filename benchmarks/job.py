@@ -33,6 +33,8 @@ class Job:
         self.tally = Tally()
         self.seconds = 0.0
         self.cpu_seconds = 0.0
+        self.versions: dict[str, str] = {}
+        """Of what took part and is no Python package."""
         self._began = 0.0
         self._cpu_began = 0.0
 
@@ -88,5 +90,6 @@ def main(run: Callable[[Job], None], *, packages: Sequence[str] = ()) -> None:
         run(job)
     except NotAvailableError as reason:
         raise SystemExit(not_available(reason)) from None
-    versions = {package: importlib.metadata.version(package) for package in packages}
-    print(json.dumps(job.result() | {"versions": {"python": platform.python_version()} | versions}))
+    versions = {"python": platform.python_version()}
+    versions |= {package: importlib.metadata.version(package) for package in packages}
+    print(json.dumps(job.result() | {"versions": versions | job.versions}))

@@ -33,6 +33,54 @@ _ROUNDS: Final = 5
 _SHOWN: Final = 0.01
 """Functions below this share of the whole are added up in one line."""
 
+_FAST: Final = "common_telemetry.engines.fast."
+PURPOSES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("the plugins: the three functions, and what calls them", ("the benchmark",)),
+    (
+        "roles: from `process_message` to the author's one method, and its result to a publication",
+        ("echo_core.roles",),
+    ),
+    (
+        "dispatch: a message off its queue, the handler awaited, time and outcome noted, settled; a look at"
+        " the clock for the plugin's share of the loop",
+        ("echo_core.runtime.lane", "echo_core.runtime.turn", "echo_core.runtime.statistics"),
+    ),
+    (
+        "publication: whether the plugin may, the message made, its subscribers found and their queues"
+        " filled within their limits",
+        ("echo_core.runtime.context", "echo_core.topics", "echo_core.transports"),
+    ),
+    (
+        "the message: an id that sorts by time, and receipts, so that lineage needs no clock",
+        ("echo_core.message",),
+    ),
+    (
+        "measurements: three durations a handling into the buckets of their histograms, with exemplars",
+        tuple(_FAST + name for name in ("measuring", "series", "metric", "exemplars", "exponential")),
+    ),
+    (
+        "export: spans out of the buffer into requests, compressed and sent by a thread of their own",
+        (
+            *(_FAST + name for name in ("buffer", "exports", "worker", "wire")),
+            "common_telemetry.senders",
+            "standard library",
+            "requests",
+            "urllib3",
+        ),
+    ),
+    (
+        "spans: six a message, with ids, times and headers from hop to hop, each written in its final bytes",
+        ("common_telemetry.", "opentelemetry"),
+    ),
+    ("the event loop", ("asyncio", "uvloop")),
+)
+"""What a room's time is for, in words, and the beginnings of the rooms' names; the first that fits."""
+
+
+def purpose_of(room: str) -> str:
+    """What the time of a room is for."""
+    return next((words for words, rooms in PURPOSES if room.startswith(rooms)), "everything else")
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -71,6 +119,8 @@ class Samples:
     total: int = 0
     rooms: Counter[str] = field(default_factory=Counter)
     """By the code that ran."""
+    purposes: Counter[str] = field(default_factory=Counter)
+    """By what it is for."""
     functions: Counter[str] = field(default_factory=Counter)
     """By the nearest function of ours, with whatever it calls outside."""
 
@@ -79,6 +129,7 @@ class Samples:
         self.total += count
         self.rooms[stack[-1].room] += count
         nearest = next((frame for frame in reversed(stack) if frame.is_ours), None)
+        self.purposes[purpose_of(stack[-1].room)] += count
         name = (
             f"{nearest.room}: {nearest.function}"
             if nearest
@@ -188,7 +239,25 @@ def document(
     for one in measured:
         if one.contestant.key in sampled:
             parts += _section(one, sampled[one.contestant.key])
+    parts += ["## In words", _WORDS]
     return "\n\n".join(parts) + "\n"
+
+
+_WORDS: Final = """\
+No line above is a task, a timer, a lock or a closure for a message: there are none. What is left is Python
+calling Python. A hop is one publication and one handling: about twenty calls of functions without
+telemetry, and about as many again with it. Each of these says one thing that a program by hand leaves out:
+whether this plugin may publish there, who subscribes, whether there is room, what became of the attempt,
+whether another plugin waits for the loop.
+
+Traced, the largest part is writing. A span leaves the hot path as the bytes that are sent, because writing
+it from its parts costs less than keeping the parts and collecting them later; ids are random bytes, names
+and constant attributes are written once for a plugin and a topic. A measurement is a number appended to a
+list, and goes into its bucket with many others. What the exporting thread does is part of the figures,
+because it takes the interpreter from the pipeline while it joins, and only compresses and sends without it.
+
+Everything that remains happens once for a publication or a handling. To do it for many at once is what
+batches are for (`delivery.batch_size`): see their row in the [results](README.md)."""
 
 
 def _section(one: Measured, found: Samples) -> list[str]:
@@ -199,6 +268,8 @@ def _section(one: Measured, found: Samples) -> list[str]:
         f" delivery of the last span; their shares of the {cpu_us:,.1f} us above. Time in C code counts for"
         " the Python function that called it; what runs without the interpreter's lock is spread over the"
         " rest.",
+        shares(found.purposes, found.total, cpu_us, "what for"),
+        "By module:",
         shares(found.rooms, found.total, cpu_us, "whose code runs"),
         "The same by the nearest function of ours, with what it calls outside Echo Core:",
         shares(found.functions, found.total, cpu_us, "function"),

@@ -140,7 +140,6 @@ def document(
     ]
     if measured:
         parts += ["## Three plugins in a row: validate, transform, sink", contestants(measured)]
-        parts.append("Node-RED is not among them: nothing here runs it yet.")
     if curves:
         parts.append("## How the cost of a message grows")
     for shape, settings in curves.items():

@@ -103,5 +103,6 @@ CONTESTANTS: Final = (
     ),
     Contestant(key="nats_bare", title="nats-py by hand on JetStream, no telemetry", program="nats_bare"),
     Contestant(key="bytewax", title="Bytewax, batches of 1,000, untraced", program="bytewax"),
+    Contestant(key="node_red", title="Node-RED, three function nodes, untraced", program="node_red"),
     Contestant(key="dramatiq", title="dramatiq, stub broker, untraced", program="dramatiq"),
 )

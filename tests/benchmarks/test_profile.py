@@ -1,4 +1,5 @@
-from benchmarks.profile import Frame, read_samples
+import pytest
+from benchmarks.profile import Frame, purpose_of, read_samples
 
 from benchmarks import ROOT
 
@@ -34,3 +35,20 @@ def test_imports_and_what_the_main_thread_does_before_and_after_the_run_do_not_c
         ]
     )
     assert samples.total == 2
+
+
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        ("echo_core.runtime.lane", "dispatch"),
+        ("echo_core.transports.memory", "publication"),
+        ("common_telemetry.engines.fast.measuring", "measurements"),
+        ("common_telemetry.engines.fast.buffer", "export"),
+        ("common_telemetry.engines.fast.messages", "spans"),
+        ("common_telemetry.engines.off", "spans"),
+        ("the benchmark", "the plugins"),
+        ("numpy", "everything else"),
+    ],
+)
+def test_the_time_of_a_module_is_for_something(room: str, words: str) -> None:
+    assert purpose_of(room).startswith(words)
