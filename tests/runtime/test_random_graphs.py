@@ -6,12 +6,14 @@ queues are far too short for it, so each graph is full most of the time.
 
 import asyncio
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +26,8 @@ from runtime.hosting import World, manifest
 
 TOPICS = ("t.a", "t.b", "t.c", "t.d")
 BOUND = 120
-STANDSTILL = 2_000
-"""So many looks, and nothing has changed: it will not end."""
+STANDSTILL_S = 20.0
+"""Nothing has changed for so long: it will not end. A busy disk may take a while for a dead letter."""
 MOST_PUBLISHED = 1_500
 """Fan-out may multiply what handlers make; beyond this they make nothing more."""
 
@@ -188,14 +190,14 @@ def of(node: Node, name: str) -> Manifest:
 
 async def run_to_the_end(world: World, clock: ManualClock) -> dict[str, PluginSnapshot]:
     running = asyncio.create_task(world.run())
-    before, unchanged = world.host.snapshot().plugins, 0
+    before, changed = world.host.snapshot().plugins, time.monotonic()
     while not running.done():
         await clock.advance(0.5)
         await asyncio.sleep(0 if clock.sleepers else 0.000_1)  # a dead letter is written in a thread
         now = world.host.snapshot().plugins
-        unchanged = unchanged + 1 if now == before else 0
-        before = now
-        assert unchanged < STANDSTILL, f"nothing happens any more: {now}"
+        if now != before:
+            before, changed = now, time.monotonic()
+        assert time.monotonic() - changed < STANDSTILL_S, f"nothing happens any more: {now}"
     return await running
 
 
@@ -241,7 +243,8 @@ def check_told(source: Plain, world: World, workers: list[Worker]) -> None:
             assert ending is Ending.PROCESSED
 
 
-@settings(max_examples=25)
+@pytest.mark.timeout(300)
+@settings(max_examples=15)
 @given(
     nodes=st.lists(NODES, min_size=1, max_size=5),
     origins=st.lists(ORIGINS, min_size=1, max_size=3),
@@ -273,6 +276,7 @@ def test_everything_ends_the_counts_add_up_and_the_bound_holds(
         asyncio.run(scenario(Path(folder)))
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=12)
 @given(
     nodes=st.lists(NODES, min_size=1, max_size=5),

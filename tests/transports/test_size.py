@@ -27,3 +27,15 @@ def test_the_typical_size_is_among_the_sizes_and_follows_a_rise_at_once(sizes: l
         typical.see(BaseMessage(source="test", data=b"x" * size))
         assert min(before, size) <= typical.bytes <= max(before, size + 5 + OVERHEAD)
         assert typical.bytes >= size / 2
+
+
+def test_it_says_when_the_typical_size_has_changed_notably() -> None:
+    typical, small, large = (
+        TypicalSize(),
+        BaseMessage(source="test"),
+        BaseMessage(source="test", data=b"x" * 9_000),
+    )
+    assert not any(typical.see(small) for _ in range(10))
+    assert typical.see(large)
+    assert [typical.see(large) for _ in range(20)][-10:] == [False] * 10
+    assert any(typical.see(small) for _ in range(10))

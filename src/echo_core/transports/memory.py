@@ -31,9 +31,9 @@ _REMEMBERED: Final = 10_000
 """Topics whose subscribers are known by heart; a flood of one-off topics must not grow memory."""
 _SAMPLED: Final = 16
 """One message in so many is measured, and every one while queues are filling; a power of two."""
-_IN_A_ROW: Final = 32
+_IN_A_ROW: Final = 64
 """After so many accepted messages everybody else has a turn: one who never waits would keep the loop."""
-_IN_A_CROWD: Final = 4
+_IN_A_CROWD: Final = 8
 """The same where queues are filling, because then it is often many who publish."""
 _PARTS: Final = 4
 """The bounds are shared out in so many parts. One and a half are the queues: a full one takes half its limit
@@ -465,8 +465,8 @@ class MemoryTransport(Transport):
     def _measure(self, message: BaseMessage, subscriptions: Sequence[MemorySubscription]) -> None:
         """Learn how large messages are; large ones make a queue shorter."""
         for subscription in subscriptions:
-            subscription.typical_size.see(message)
-            subscription.resize()
+            if subscription.typical_size.see(message):
+                subscription.resize()
 
     def subscribe(
         self, name: str, patterns: Sequence[str], *, queue_limit: int = 1_000

@@ -11,6 +11,7 @@ OVERHEAD: Final = 1_000
 """Bytes that a message takes beside its data: its own object, id, lineage and trace."""
 _RISE: Final = 0.5
 _FALL: Final = 1 / 16
+_NOTABLE: Final = 0.1
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
@@ -31,8 +32,13 @@ class TypicalSize:
 
     def __init__(self) -> None:
         self.bytes = float(OVERHEAD)
+        self._announced = self.bytes
 
-    def see(self, message: BaseMessage) -> None:
-        """Let the message count."""
+    def see(self, message: BaseMessage) -> bool:
+        """Let the message count; whether the average has changed by more than a tenth since that was said."""
         size = size_of(message)
         self.bytes += (size - self.bytes) * (_RISE if size > self.bytes else _FALL)
+        if abs(self.bytes - self._announced) < self._announced * _NOTABLE:
+            return False
+        self._announced = self.bytes
+        return True
