@@ -345,7 +345,10 @@ class Host:
         for supervisor in self._roster.supervisors():
             await supervisor.stop_source()
         slots = self._roster.slots()
-        if all(slot.state is not PluginState.PAUSED for slot in slots):  # else some would never be settled
+        # What a durable transport keeps is for the next run, or for another host: what is held here ends.
+        # And with a paused plugin some would never be settled.
+        is_kept = self._transport.capabilities.durable
+        if not is_kept and all(slot.state is not PluginState.PAUSED for slot in slots):
             await self._patiently(self._transport.wait_until_settled(), polite)
         for slot in upstream_first([slot for slot in slots if slot.followed is None]):
             await self._shut_down_one(slot, polite, deadline)

@@ -125,10 +125,12 @@ class AmqpTransport(BrokerTransport):
             break
         else:
             raise trouble
-        self._connection.closing.add_done_callback(self._connection_ended)
+        connection = self._connection
+        connection.closing.add_done_callback(lambda closing: self._connection_ended(connection, closing))
         await self._ensure_exchange()
         self._publisher = await self._connection.channel(publisher_confirms=True)
-        self._publisher.closing.add_done_callback(self._channel_ended)
+        publisher = self._publisher
+        publisher.closing.add_done_callback(lambda closing: self._publisher_ended(publisher, closing))
 
     def _url(self, host: str, port: int) -> URL:
         endpoint = self.endpoint
@@ -142,12 +144,14 @@ class AmqpTransport(BrokerTransport):
             query={"heartbeat": str(max(1, int(self.lease_s / 2))), "name": "echo-core"},
         )
 
-    def _connection_ended(self, closing: "asyncio.Future[Any]") -> None:
-        self._cut_off(_reason(closing))
+    def _connection_ended(self, connection: Any, closing: "asyncio.Future[Any]") -> None:
+        if connection is self._connection:
+            self._cut_off(_reason(closing))
 
-    def _channel_ended(self, closing: "asyncio.Future[Any]") -> None:
+    def _publisher_ended(self, channel: Any, closing: "asyncio.Future[Any]") -> None:
         """The server ends a channel where it does not like what was asked; all begins anew then."""
-        self._cut_off(_reason(closing))
+        if channel is self._publisher:
+            self._cut_off(_reason(closing))
 
     def _cut_off(self, why: str) -> None:
         if self._reconnecting is None and self._open and self.is_connected:
@@ -389,13 +393,24 @@ class AmqpTransport(BrokerTransport):
             channel = subscription.channel
             if channel is None or channel.is_closed:
                 raise ConnectionError("there is no channel")
-            answer = await channel.queue_declare(subscription.queue, passive=True, timeout=_ANSWER_S)
+            # Shielded: the client ends the channel of a call that is cancelled.
+            asking = asyncio.ensure_future(
+                channel.queue_declare(subscription.queue, passive=True, timeout=_ANSWER_S)
+            )
+            asking.add_done_callback(_looked_at)
+            answer = await asyncio.shield(asking)
         except ChannelNotFoundEntity:
             raise ConnectionError("the queue is gone") from None
         except _UNREACHABLE as error:
             raise ConnectionError(plain(error)) from None
         own = len(subscription._held) + sum(d.subscription is subscription for d in self._delayed)
         return Backlog(answer.message_count or 0, own)
+
+
+def _looked_at(task: "asyncio.Future[Any]") -> None:
+    """Whoever asked may be gone; then nobody else looks at the error."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _reason(closing: "asyncio.Future[Any]") -> str:

@@ -812,6 +812,11 @@ class BrokerTransport(Transport):
 
     # -- accounting -----------------------------------------------------------------------------------
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the broker keeps messages for every subscription of this process."""
+        return all(subscription.is_ready for subscription in self._subscriptions)
+
     def unsettled(self) -> int:
         return sum(subscription.unsettled for subscription in self._ever)
 

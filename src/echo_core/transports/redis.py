@@ -423,10 +423,10 @@ class RedisTransport(BrokerTransport):
             await self._work.wait()
             self._work.clear()
             if not self.is_reachable:
+                # They are in the outbox, and sent anew with the new connection; forgotten here before that.
+                self._publications.clear()
                 await asyncio.sleep(0.01)
-                self._publications.clear()  # they are in the outbox, and sent anew with the new connection
-                if self._settled:
-                    self._work.set()
+                self._work.set()
                 continue
             publications = self._next_publications()
             settled, self._settled = self._settled, {}
