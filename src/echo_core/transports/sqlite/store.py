@@ -93,7 +93,9 @@ class Store:
 
     def sweep(self, settled_before_ns: int) -> int:
         """Delete messages older than that which nobody has still to settle, some at a time; how many."""
-        (first,) = self._execute("SELECT min(seq) FROM messages WHERE seq > ?", (self._swept,)).fetchone()
+        first = self._first_after(self._swept)
+        if first is None and self._swept:
+            first = self._first_after(0)  # round again: what was not settled then may be now
         if first is None:
             self._swept = 0
             return 0
@@ -105,6 +107,10 @@ class Store:
             "WHERE d.subscription = s.id AND d.seq BETWEEN ?1 AND ?2)",
             (first, last, settled_before_ns),
         ).rowcount
+
+    def _first_after(self, seq: int) -> int | None:
+        (first,) = self._execute("SELECT min(seq) FROM messages WHERE seq > ?", (seq,)).fetchone()
+        return None if first is None else int(first)
 
     # Subscriptions
 
