@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -92,8 +92,7 @@ class Worker(asyncio.Protocol):
     # Frames
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from it
         self._loop = asyncio.get_running_loop()
         python = ".".join(map(str, sys.version_info[:3]))
         self.send(wire.HELLO, wire.Hello(os.getpid(), API_VERSION, python))
