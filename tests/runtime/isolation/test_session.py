@@ -11,7 +11,7 @@ from echo_core.runtime.isolation.wire import FROM_HOST, Answer, FrameReader
 
 
 class Foreign:
-    """A transport of another event loop, as of uvloop: it does what asyncio's do, and derives from nothing."""
+    """A transport of another event loop, like uvloop: it does what they all do, and derives from nothing."""
 
     def __init__(self) -> None:
         self.written = bytearray()
