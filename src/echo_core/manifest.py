@@ -49,7 +49,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     when_full: str = "wait"
     """What then happens: publishers wait, or the newest or oldest messages are shed, counted by reason."""
     circuit_failures: int = 8
-    """Failed attempts in a row after which the queue is held; 0: never."""
+    """Failed attempts in a row, at three messages or more, after which the queue is held; 0: never."""
     circuit_open_ms: int = 1_000
     """How long it is held before one message is tried; it doubles each time that fails."""
     circuit_open_max_ms: int = 60_000

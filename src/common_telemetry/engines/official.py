@@ -457,6 +457,17 @@ class OfficialMessages(MessageTelemetry):
     def batch(self, topic: str, messages: Sequence[ObservedMessage], *, attempt: int = 1) -> ProcessScope:
         contexts = [propagation.extract(message.trace_context) for message in messages]
         spans = [propagation.span_context(context) for context in contexts]
+        return self.batch_from(topic, messages, spans, contexts[-1] if contexts else Context(), attempt)
+
+    def batch_from(
+        self,
+        topic: str,
+        messages: Sequence[ObservedMessage],
+        spans: Sequence[SpanContext],
+        last: Context,
+        attempt: int,
+    ) -> ProcessScope:
+        """`batch`, for who knows by which spans the messages were published, and the last one's context."""
         links = [
             _link(span, message.id) for span, message in zip(spans, messages, strict=True) if span.is_valid
         ]
@@ -470,7 +481,7 @@ class OfficialMessages(MessageTelemetry):
         opening = _Opening(
             f"process {topic}",
             SpanKind.CONSUMER,
-            contexts[-1] if one_trace else Context(),
+            last if one_trace else Context(),
             attributes,
             links,
             Current(self._bound.plugin, topic),

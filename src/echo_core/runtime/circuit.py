@@ -12,6 +12,8 @@ from echo_core.runtime.clock import Clock
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.states import PluginState
 
+_SEVERAL: Final = 3
+"""Messages that must have failed, so that it is not they that are at fault."""
 TRIALS_OF_A_RUN_THAT_ENDS: Final = 4
 """A run that must end holds for so many trials, and then lets messages fail."""
 
@@ -19,8 +21,8 @@ TRIALS_OF_A_RUN_THAT_ENDS: Final = 4
 class Circuit:
     """One plugin's. Its lanes tell it of each failed attempt, and wait where it is open.
 
-    It opens after `delivery.circuit_failures` failed attempts in a row, over all lanes: by default more than
-    one message has, because one that cannot be handled is not the plugin's failure. It then lets one lane
+    It opens after `delivery.circuit_failures` failed attempts in a row, over all lanes, if they were at three
+    messages or more: one or two that cannot be handled are not the plugin's failure. It then lets one lane
     try, after `circuit_open_ms`, and after twice that each time until it works; whatever is handled well
     closes it.
     """
@@ -35,6 +37,7 @@ class Circuit:
         self._longest_s = delivery.circuit_open_max_ms / 1_000
         self._trials_left = TRIALS_OF_A_RUN_THAT_ENDS if must_end else -1
         self._in_a_row = 0
+        self._message_ids: set[str] = set()
         self._done = 0
         self._is_open = False
         self._trial: object = None
@@ -42,15 +45,19 @@ class Circuit:
         self._due = 0.0
         self._waiting: deque[tuple[object, asyncio.Future[None]]] = deque()
 
-    def failed(self, lane: object, error: str) -> None:
+    def failed(self, lane: object, message_id: str, error: str) -> None:
         """An attempt of the lane failed, and not because the plugin judged the message."""
         self.look()
         if self._is_open:
             if lane is self._trial:
                 self._open(error)
             return
+        if not self._trials_left or not self._limit:
+            return
         self._in_a_row += 1
-        if 0 < self._limit <= self._in_a_row and self._trials_left:
+        self._message_ids.add(message_id)
+        are_several = len(self._message_ids) >= _SEVERAL
+        if are_several and self._in_a_row >= self._limit:
             self._open(error)
 
     def judged(self) -> None:
@@ -91,6 +98,7 @@ class Circuit:
 
     def _close(self) -> None:
         self._in_a_row = 0
+        self._message_ids.clear()
         if not self._is_open:
             return
         self._is_open = False

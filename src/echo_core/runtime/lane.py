@@ -285,7 +285,7 @@ class Lane:
         if failure.is_final:
             self._circuit.judged()
         else:
-            self._circuit.failed(self, f"{failure.error_type}: {failure.error}")
+            self._circuit.failed(self, delivery.message.id, f"{failure.error_type}: {failure.error}")
         if failure.is_final or number >= self._delivery.max_attempts:
             await self._dead_letter(delivery, scope, failures)
             await self._circuit.wait(self)

@@ -34,7 +34,7 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where the control API answers on loopback; 0: on any free port."""
     optional_plugins: tuple[str, ...] = ()
     """Plugins without which the host is ready (`/health/ready`) all the same."""
-    blocked_after_s: float = 1.0
+    blocked_after_s: float = 2.0
     """How long a plugin may hold the event loop before it is named, with its stack."""
     stalled_after_s: float = 10.0
     """How long a plugin may get on with nothing, beyond its deadline for a message, before it is STALLED."""

@@ -142,6 +142,11 @@ class Site:
         shape, is_child = key
         return self._keep(key, [*self._head(is_child), *self._ids(shape), encode.ENDING])
 
+    def lay_out_elsewhere(self, key: tuple[Shape]) -> Layout:
+        """That of a publication whose parent is the span by which another message was published."""
+        (shape,) = key
+        return self._keep(key, [*self._head(True), *self._ids(shape), encode.ENDING_REMOTE])
+
     def lay_out_process(self, key: tuple[Shape, int, str, bool]) -> Layout:
         """The layout for ids of this shape, attempt and outcome, with a parent or not; kept under `key`."""
         shape, attempt, outcome, is_child = key

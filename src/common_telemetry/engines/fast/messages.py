@@ -17,7 +17,7 @@ If somebody did look, the scope has a `FastSpan` by then, which is ended and wri
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 from types import TracebackType
@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, TraceFlags
 
 from common_telemetry import attributes as names
 from common_telemetry import forks, propagation
@@ -129,7 +129,53 @@ class FastMessages(MessageTelemetry):
         return self.long_way.publish(topic, message_id, root_id, parent_ids)
 
     def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
+        here = CURRENT.get()
+        if self.tracer.is_simple and headers.are_w3c() and _may_publish(here):
+            site = self._sites.get(topic)
+            if site is None or site.attributes is not self.plugin.attributes:
+                site = self._site(topic)
+            together = self._together(site, here, messages)
+            if together is not None:
+                return _PublishBatch(self, together)
         return self.long_way.publish_batch(topic, messages)
+
+    def _together(
+        self, site: Site, here: Context, messages: Sequence[Outgoing]
+    ) -> "list[_PublishTogether] | None":
+        """The publications of a batch; None if one of them must go the long way, and the others with it."""
+        parent, place = parent_in(here), self.tracer.place
+        trace_id, flags, trace_state = place(parent)
+        parent_id, is_remote = (None, False) if parent is None else (parent.span_id, parent.is_remote)
+        if trace_state is not None or not self.tracer.follows_parent or headers.BAGGAGE_KEY in here:
+            return None
+        made: list[_PublishTogether] = []
+        for message in messages:
+            ids = ids_of(message.id, message.root_id, message.parent_ids)
+            if ids is None:
+                return None
+            if message.origin is not None and message.origin.trace_context:
+                origin = self._published(message.origin)
+                if origin is None:
+                    return None
+                if origin[0] != trace_id:
+                    made.append(_PublishTogether(self, site, here, ids, *origin, is_remote=True))
+                    continue
+            elif parent is None:
+                trace_id, flags, _ = place(None)  # each begins a trace
+            made.append(
+                _PublishTogether(self, site, here, ids, trace_id, parent_id, flags, is_remote=is_remote)
+            )
+        return made
+
+    def _published(self, message: ObservedMessage) -> tuple[bytes, bytes, int] | None:
+        """Trace id, span id and flags by which it was published; None if only a propagator can tell."""
+        carrier = message.trace_context
+        if len(carrier) != headers.ALONE:
+            return None
+        if carrier.__class__ is PublishedHeaders and carrier.message_id is message.id:
+            return carrier.published[:3]
+        parent = headers.parent_of(carrier)
+        return None if parent is None else (parent.trace_id, parent.span_id, parent.flags)
 
     def process(
         self,
@@ -161,6 +207,16 @@ class FastMessages(MessageTelemetry):
         return self.long_way.process(topic, message, attempt=attempt, previous=previous, replay=replay)
 
     def batch(self, topic: str, messages: Sequence[ObservedMessage], *, attempt: int = 1) -> ProcessScope:
+        if self.tracer.is_simple and headers.are_w3c():
+            published = [self._published(message) for message in messages]
+            spans = [
+                SpanContext(int.from_bytes(one[0]), int.from_bytes(one[1]), True, TraceFlags(one[2]))
+                for one in published
+                if one is not None
+            ]
+            if spans and len(spans) == len(messages):
+                last = propagation.with_span(NonRecordingSpan(spans[-1]), Context())
+                return self.long_way.batch_from(topic, messages, spans, last, attempt)
         return self.long_way.batch(topic, messages, attempt=attempt)
 
     def dead_letter(
@@ -413,6 +469,99 @@ class _Publish(_Scope, PublishScope):
 
     def _passed_through(self, error: BaseException) -> None:
         self.fail(error)
+
+
+class _PublishTogether(_Publish):
+    """One of a batch, in the batch's trace or in that of the message it was made from. Never current."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        owner: FastMessages,
+        site: Site,
+        here: Context,
+        ids: MessageIds,
+        trace_id: bytes,
+        parent_id: bytes | None,
+        flags: int,
+        *,
+        is_remote: bool,
+    ) -> None:
+        self._perf = owner.perf_counter_ns()
+        self._start = owner.time_ns()
+        self._owner = owner
+        self._site = site
+        self._here = here
+        self._ids = ids
+        self._span = None
+        self._token = None
+        self.ended_ns = 0
+        self.span_id = new_span_id()
+        self._parent_id = parent_id
+        self._has_remote_parent = is_remote
+        self.trace_id = trace_id
+        self.flags = flags
+        self.trace_state = None
+        self._is_plain = flags & SAMPLED != 0
+
+    def carrier(self) -> dict[str, str]:
+        trace_id, span_id, flags, ids = self.trace_id, self.span_id, self.flags, self._ids
+        found = PublishedHeaders()
+        found[headers.TRACEPARENT] = traceparent_of(trace_id, span_id, flags)
+        found.message_id = ids[0]
+        found.published = trace_id, span_id, flags, ids
+        return found
+
+    def _written(self) -> bytes:
+        if not self._has_remote_parent:
+            return super()._written()
+        _, _, _, message, root, parent, shape = self._ids
+        layout = self._site.layouts.get((shape,)) or self._site.lay_out_elsewhere((shape,))
+        pack, (start, a, b, c, d, e, f, g, h, i, end) = layout
+        written: bytes = pack(
+            *(start, self.trace_id, a, self.span_id, b, self._parent_id, c, self._start, d, self.ended_ns),
+            *(e, message, f, root, g, parent, h, message, i, root, end),
+        )
+        return written
+
+
+class _PublishBatch(PublishBatchScope):
+    """Publications that begin and end together. None of them is ever current."""
+
+    __slots__ = ("_owner", "_publications")
+
+    def __init__(self, owner: FastMessages, publications: Sequence[_PublishTogether]) -> None:
+        self._owner = owner
+        self._publications = publications
+
+    def __enter__(self) -> Self:
+        for publication in self._publications:
+            publication._token = self  # it has begun
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        owner, is_tapped = self._owner, bool(self._owner.tap.callbacks)
+        for one in self._publications:
+            one.ended_ns = one._start + owner.perf_counter_ns() - one._perf
+            try:
+                if error is None and one._span is None and one._is_plain and not is_tapped:
+                    if owner.buffer is not None:
+                        owner.buffer.add((owner.tracer.origin, one._written()))
+                else:
+                    one._end(error)
+            except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
+                owner.report(one._site.name, problem)
+            one._token = None
+
+    def carriers(self) -> Iterable[dict[str, str]]:
+        return (publication.carrier() for publication in self._publications)
+
+    def fail(self, error: BaseException | str) -> None:
+        for publication in self._publications:
+            publication.fail(error)
 
 
 class _Process(_Scope, ProcessScope):

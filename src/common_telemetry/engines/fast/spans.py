@@ -287,17 +287,24 @@ class IdleSpan(SpanIdentity, NonRecordingSpan):
 def links_of(given: Sequence[ApiLink], tracer: "FastTracer") -> tuple[list[Link], int]:
     """The links a span starts with, within the limit, and how many that lost."""
     found: list[Link] = []
-    lost = 0
+    lost, most = 0, tracer.limits.max_links
     for one in given:
+        if most is not None and len(found) >= most:  # a batch has many more than that
+            lost += bool(one) and _says_something(one.context, one.attributes)
+            continue
         link = _link(one.context, one.attributes, tracer) if one else None
         if link is not None:
-            lost += append(found, link, tracer.limits.max_links)
+            lost += append(found, link, most)
     return found, lost
 
 
-def _link(context: SpanContext, attributes: Mapping[str, Any] | None, tracer: "FastTracer") -> Link | None:
+def _says_something(context: SpanContext, attributes: Mapping[str, Any] | None) -> bool:
     # The API allows an invalid context where something else says what is meant.
-    if not context or not (context.is_valid or attributes or context.trace_state):
+    return bool(context and (context.is_valid or attributes or context.trace_state))
+
+
+def _link(context: SpanContext, attributes: Mapping[str, Any] | None, tracer: "FastTracer") -> Link | None:
+    if not _says_something(context, attributes):
         return None
     limits = tracer.limits
     kept, lost = bounded(attributes, limits.max_link_attributes, limits.max_attribute_length)
