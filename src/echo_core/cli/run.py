@@ -118,7 +118,7 @@ def run_host(
         )
         with progress_for(session.out, plain=plain) as progress:
             beside = begin(host, Store(workspace.state))
-            gc.freeze()  # a full collection looks through all modules else: 20 to 30 ms in which nothing moves
+            gc.freeze()  # else a full collection looks through all modules, and nothing moves for 20 to 30 ms
             (snapshot, aborted), left = run_loop(
                 drive(host, progress, until_idle=until_idle, beside=beside), _loop_factory()
             )
