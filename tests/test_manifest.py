@@ -131,6 +131,7 @@ CASES: Mapping[str, tuple[list[Any], list[tuple[Any, str]]]] = {
         ["wait", "shed_newest", "shed_oldest"],
         [("drop", "'drop' is not one of wait, shed_newest"), (None, "null is not one of")],
     ),
+    "delivery.max_in_flight": ([1, 1_000_000], [(0, "out of range"), (True, "a boolean")]),
     "delivery.circuit_failures": ([0, 8], [(-1, "out of range"), (1.5, "whole number")]),
     "delivery.circuit_open_ms": ([1], [(0, "out of range")]),
     "delivery.circuit_open_max_ms": ([1], [(0, "out of range")]),

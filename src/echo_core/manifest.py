@@ -48,6 +48,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Messages that may wait for the plugin before its publishers are slowed."""
     when_full: str = "wait"
     """What then happens: publishers wait, or the newest or oldest messages are shed, counted by reason."""
+    max_in_flight: int = 10_000
+    """Messages taken from the transport and not ended, at most, over all lanes."""
     circuit_failures: int = 8
     """Failed attempts in a row, at three messages or more, after which the queue is held; 0: never."""
     circuit_open_ms: int = 1_000
@@ -364,6 +366,7 @@ _CHECKS: Final[dict[str, _Check]] = {
             "ordering_key": _ordering_key,
             "queue_limit": _whole_number(1, 1_000_000),
             "when_full": _one_of(*WHEN_FULL),
+            "max_in_flight": _whole_number(1, 1_000_000),
             "circuit_failures": _whole_number(0, 1_000_000),
             "circuit_open_ms": _MILLISECONDS,
             "circuit_open_max_ms": _MILLISECONDS,

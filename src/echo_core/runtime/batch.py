@@ -44,7 +44,7 @@ class BatchLane(Lane):
 
     def __init__(self, slot: PluginSlot, context: HostContext, *args: Any, **kwargs: Any) -> None:
         super().__init__(slot, context, *args, **kwargs)
-        self._size = self._batch = self._delivery.batch_size
+        self._size = self._batch
         self._wait_s = self._delivery.batch_wait_ms / 1_000
         self._process_batch = batch_handler_of(slot.plugin, slot.manifest, context)
 

@@ -136,12 +136,16 @@ class Dispatcher:
             shedder = Shedder(slot, receive, settlements, limit=limit, oldest=oldest)
             receive, limit = shedder.receive, delivery.lanes
             stages.append((shedder, asyncio.create_task(shedder.run(), name=f"{slot.name} shedder")))
-        receivers: Sequence[Receive] = [receive] * delivery.lanes
-        if delivery.lanes > 1 and delivery.ordering_key:
-            sorter = Sorter(receive, delivery.ordering_key, delivery.lanes, limit)
+        # Half of what may be in flight waits in front of the lanes, where there is a sorter.
+        is_sorted = delivery.lanes > 1 and bool(delivery.ordering_key) and delivery.max_in_flight > 1
+        most = delivery.max_in_flight // 2 if is_sorted else delivery.max_in_flight
+        count = min(delivery.lanes, most)
+        receivers: Sequence[Receive] = [receive] * count
+        if is_sorted:
+            sorter = Sorter(receive, delivery.ordering_key, count, min(limit, delivery.max_in_flight - most))
             receivers = sorter.receivers
             stages.append((sorter, asyncio.create_task(sorter.run(), name=f"{slot.name} sorter")))
-        batch = _taken_at_a_time(delivery, limit)
+        batch = min(_taken_at_a_time(delivery, limit), most // count)
         in_batches = delivery.batch_size > 1 and slot.open_channel is None
         kind = BatchLane if in_batches else Lane
         circuit = Circuit(slot, self._clock, must_end=self.must_end)
@@ -156,7 +160,7 @@ class Dispatcher:
                 settlements,
                 circuit,
                 number=number,
-                batch=batch,
+                batch=min(delivery.batch_size, most // count) if in_batches else batch,
             )
             for number, receive in enumerate(receivers)
         ]

@@ -80,7 +80,7 @@ class Sorter:
         with contextlib.suppress(TransportClosed):
             while True:
                 await self._room.wait()
-                for delivery in await self._receive(BATCH):
+                for delivery in await self._receive(min(BATCH, self._limit - self._held)):
                     key = self._key_of(delivery.message)
                     self._inboxes[zlib.crc32(key.encode("utf-8", "surrogatepass")) % len(self._inboxes)].put(
                         delivery
