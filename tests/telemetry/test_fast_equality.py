@@ -219,6 +219,14 @@ def test_ok_is_the_last_word_and_unset_says_nothing(codes: tuple[StatusCode, ...
 
 
 @since_1_45
+@pytest.mark.parametrize("limit", ["0", "1", "2", "3"])
+def test_of_more_links_than_there_may_be_the_last_stay(limit: str) -> None:
+    linked = [(SpanContext(1, number, is_remote=True), {"k": number}) for number in (1, 2, 0, 3)]
+    program: list[Action] = [("start", ("step", SpanKind.INTERNAL, "none", None, linked, None, False))]
+    official, fast = both(program, {"OTEL_SPAN_LINK_COUNT_LIMIT": limit})
+    assert fast == official
+
+
 def test_values_that_are_equal_are_still_told_apart() -> None:
     start: Action = ("start", ("step", SpanKind.INTERNAL, "none", None, [], None, False))
     program: list[Action] = []

@@ -288,13 +288,15 @@ def links_of(given: Sequence[ApiLink], tracer: "FastTracer") -> tuple[list[Link]
     """The links a span starts with, within the limit, and how many that lost."""
     found: list[Link] = []
     lost, most = 0, tracer.limits.max_links
-    for one in given:
-        if most is not None and len(found) >= most:  # a batch has many more than that
+    # The last ones stay. From the end, because a batch has many more than that, which need not be made.
+    for one in reversed(tuple(given)):
+        if most is not None and len(found) >= most:
             lost += bool(one) and _says_something(one.context, one.attributes)
             continue
         link = _link(one.context, one.attributes, tracer) if one else None
         if link is not None:
-            lost += append(found, link, most)
+            found.append(link)
+    found.reverse()
     return found, lost
 
 
