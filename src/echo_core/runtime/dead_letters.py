@@ -383,8 +383,8 @@ class DeadLetterStore:
         with self._writing() as connection:
             connection.execute(
                 "UPDATE replay_jobs SET state = 'done', "
-                "reason = CASE WHEN ?1 = '' THEN reason ELSE ?1 END WHERE id = ?2 AND owner = ?3",
-                (reason, job.id, owner),
+                "reason = CASE WHEN ? = '' THEN reason ELSE ? END WHERE id = ? AND owner = ?",
+                (reason, reason, job.id, owner),
             )
 
     def close(self) -> None:

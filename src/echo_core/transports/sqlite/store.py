@@ -102,10 +102,10 @@ class Store:
         last = first + _SWEPT - 1
         self._swept = last
         return self._execute(
-            "DELETE FROM messages WHERE seq BETWEEN ?1 AND ?2 AND time_ns < ?3 AND seq NOT IN ("
+            "DELETE FROM messages WHERE seq BETWEEN ? AND ? AND time_ns < ? AND seq NOT IN ("
             "SELECT d.seq FROM subscriptions s CROSS JOIN deliveries d "
-            "WHERE d.subscription = s.id AND d.seq BETWEEN ?1 AND ?2)",
-            (first, last, settled_before_ns),
+            "WHERE d.subscription = s.id AND d.seq BETWEEN ? AND ?)",
+            (first, last, settled_before_ns, first, last),
         ).rowcount
 
     def _first_after(self, seq: int) -> int | None:
@@ -172,8 +172,8 @@ class Store:
         """Let go of what is due, or was delayed by a clock that was set back since; whose each is."""
         rows = self._execute(
             "UPDATE deliveries SET delayed_ns = NULL, due_ns = NULL "
-            "WHERE due_ns IS NOT NULL AND (due_ns <= ?1 OR delayed_ns > ?1) RETURNING subscription",
-            (now_ns,),
+            "WHERE due_ns IS NOT NULL AND (due_ns <= ? OR delayed_ns > ?) RETURNING subscription",
+            (now_ns, now_ns),
         )
         return [subscription for (subscription,) in rows.fetchall()]
 
