@@ -57,7 +57,7 @@ def latency(
 
 
 def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    keys = ("p50_ms", "p99_ms", "max_ms")
+    keys = ("p50_ms", "p99_ms", "max_ms", "machine_away", "machine_away_longest_ms")
     return {key: statistics.median(run[key] for run in runs) for key in keys} | {
         "rate": runs[0]["rate"],
         "runs": list(runs),

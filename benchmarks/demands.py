@@ -98,7 +98,9 @@ def of_latency(latency: Mapping[str, Any]) -> list[Row]:
                     found=f"{found[percentile]:.3f} ms",
                     spread=f"{min(values):.3f} .. {max(values):.3f}",
                     met=found[percentile] < limit_ms,
-                    note=f"{found['rate']:,.0f} messages/s",
+                    note=f"{found['rate']:,.0f} messages/s; the machine was away for"
+                    f" {found['machine_away']:.1%} of the time, for {found['machine_away_longest_ms']:.1f} ms"
+                    " at once",
                 )
             )
     return rows

@@ -2,8 +2,12 @@
 
 import os
 import platform
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_GAP_S: Final = 100e-6
+"""Longer between two looks at the clock, and something else had the processor."""
 
 
 def describe() -> dict[str, Any]:
@@ -34,3 +38,20 @@ def resident_bytes() -> int | None:
     except OSError:
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def absences(seconds: float) -> tuple[float, float]:
+    """How much of the time the machine does not run this process, though it never waits; and the longest, in s.
+
+    Nobody can be faster than the machine: where this is more than a hundredth, a 99th percentile is its.
+    """
+    began = before = time.perf_counter()
+    away = longest = 0.0
+    while before < began + seconds:
+        now = time.perf_counter()
+        gap = now - before
+        if gap > _GAP_S:
+            away += gap
+            longest = max(longest, gap)
+        before = now
+    return away / (before - began), longest

@@ -10,10 +10,14 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Final
 
+from benchmarks import machine
 from benchmarks.hosting import FLUSH_S, manifest, run_until_idle, telemetry_for
 from echo_core import BaseMessage, Sink, Source, Transformer
+
+_PROBE_S: Final = 0.5
+"""For seeing how much the machine does other things."""
 
 
 class PacedSource(Source):
@@ -61,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--engine", default="")
     told = parser.parse_args(arguments)
+    away, longest_s = machine.absences(_PROBE_S)
     telemetry = telemetry_for(told.engine)
     hops: list[int] = []
     plugins = [
@@ -81,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "p50_ms": hops[len(hops) // 2] / 1e6,
                 "p99_ms": hops[int(len(hops) * 0.99)] / 1e6,
                 "max_ms": hops[-1] / 1e6,
+                "machine_away": away,
+                "machine_away_longest_ms": longest_s * 1e3,
             }
         )
     )

@@ -1,4 +1,4 @@
-from benchmarks.demands import Row, against_peers, of_memory, of_seconds, of_subscriptions
+from benchmarks.demands import Row, against_peers, of_latency, of_memory, of_seconds, of_subscriptions
 from benchmarks.measure import Measured, Run
 from benchmarks.peers import CONTESTANTS
 
@@ -71,3 +71,10 @@ def test_a_time_is_judged_by_its_median() -> None:
     assert of_seconds("x", 2.0, [1.0, 1.5, 9.0]).met is True
     assert of_seconds("x", 2.0, [1.0, 2.5, 9.0]).met is False
     assert of_seconds("x", 2.0, [], "no such command").met is None
+
+
+def test_latency_says_how_much_the_machine_did_other_things() -> None:
+    run = {"p50_ms": 0.1, "p99_ms": 3.0, "rate": 100.0, "machine_away": 0.02, "machine_away_longest_ms": 9.0}
+    middle, high = of_latency({"traced": run | {"runs": [run]}})
+    assert (middle.met, high.met) == (True, False)
+    assert "away for 2.0% of the time, for 9.0 ms at once" in high.note
