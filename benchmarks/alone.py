@@ -23,15 +23,18 @@ SIZES: Final[dict[str, tuple[int, ...]]] = {
     "payload": (100, 1_000, 10_000, 100_000),
 }
 _LOAD: Final = 0.2
-_TIMEOUT_S: Final = 1_200.0
+_TIMEOUT_S: Final = 400.0
 
 
 def _program(name: str, *arguments: object, env: Mapping[str, str]) -> dict[str, Any]:
     """What the program prints last. Raises `RunFailed`."""
     command = [sys.executable, "-m", f"benchmarks.programs.{name}", *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunFailed(f"{name} did not end within {error.timeout:g} s") from error
     if done.returncode:
         raise RunFailed(f"{name} ended with {done.returncode}:\n{done.stderr[-2_000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

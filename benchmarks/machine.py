@@ -41,7 +41,7 @@ def resident_bytes() -> int | None:
 
 
 def absences(seconds: float) -> tuple[float, float]:
-    """How much of the time the machine does not run this process, though it never waits; and the longest, in s.
+    """Which share of the time this process is not run, though it never waits; and the longest, in seconds.
 
     Nobody can be faster than the machine: where this is more than a hundredth, a 99th percentile is its.
     """

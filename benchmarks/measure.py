@@ -20,7 +20,7 @@ from benchmarks.receiver import Receiver
 _PROBE: Final = 300
 _FEWEST: Final = 500
 _MOST: Final = 500_000
-_TIMEOUT_S: Final = 900.0
+_TIMEOUT_S: Final = 120.0
 _SPANS_PER_MESSAGE: Final = 8
 """Room in the span queue for each message of a run; more than any contestant makes."""
 
@@ -58,6 +58,7 @@ class Measured:
     runs: list[Run] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     unavailable: str = ""
+    """Why there are no figures of it: it cannot run here, or one of its runs went wrong."""
 
     def median(self, of: Callable[[Run], float]) -> float:
         """The middle of the runs."""
@@ -105,15 +106,18 @@ def run_once(
     Raises LookupError with the reason if it cannot run here, `RunFailed` if it went wrong.
     """
     receiver.reset()
-    done = subprocess.run(
-        command(contestant, messages, python),
-        cwd=ROOT,
-        check=False,
-        env=environment(receiver, nats_url, messages),
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-    )
+    try:
+        done = subprocess.run(
+            command(contestant, messages, python),
+            cwd=ROOT,
+            check=False,
+            env=environment(receiver, nats_url, messages),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunFailed(f"{contestant.title} did not end within {error.timeout:g} s") from error
     if done.returncode == NOT_AVAILABLE:
         raise LookupError(done.stderr.strip().splitlines()[-1])
     if done.returncode != 0:
@@ -140,7 +144,10 @@ def run_all(
     nats_url: str | None,
     say: Say,
 ) -> list[Measured]:
-    """`rounds` runs of each, of about `seconds` each; short runs before decide how many messages that is."""
+    """`rounds` runs of each, of about `seconds` each; short runs before decide how many messages that is.
+
+    One whose run goes wrong is out, with the reason; the others go on.
+    """
     found = [Measured(contestant) for contestant in contestants]
     counts: dict[str, int] = {}
     for one in found:
@@ -149,13 +156,26 @@ def run_all(
         except LookupError as reason:
             one.unavailable = str(reason)
             say(f"{one.contestant.title}: not available here: {reason}")
+        except RunFailed as failure:
+            _put_out(one, failure, say)
     for number in range(rounds):
         for one in found:
-            if not one.unavailable:
+            if one.unavailable:
+                continue
+            try:
                 run, _ = run_once(one.contestant, counts[one.contestant.key], receiver, nats_url)
-                one.runs.append(run)
-                say(f"round {number + 1}: {one.contestant.title}: {run.rate:,.0f}/s, {run.cpu_us:.1f} us CPU")
+            except RunFailed as failure:
+                _put_out(one, failure, say)
+                continue
+            one.runs.append(run)
+            say(f"round {number + 1}: {one.contestant.title}: {run.rate:,.0f}/s, {run.cpu_us:.1f} us CPU")
     return found
+
+
+def _put_out(one: Measured, failure: RunFailed, say: Say) -> None:
+    say(str(failure))
+    lines = str(failure).strip().splitlines()
+    one.unavailable = f"a run failed: {lines[-1]}"
 
 
 def _probe(
@@ -166,7 +186,7 @@ def _probe(
     while True:
         run, versions = run_once(contestant, count, receiver, nats_url)
         enough = _rounded(min(_MOST, max(_FEWEST, run.rate * seconds)))
-        if run.seconds >= seconds / 5 or count >= enough:
+        if run.seconds >= seconds / 2 or count >= enough:
             return enough, versions
         count = max(2 * count, enough // 3)
 

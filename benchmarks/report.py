@@ -67,7 +67,7 @@ def contestants(measured: Sequence[Measured]) -> str:
 def _contestant(one: Measured) -> tuple[str, ...]:
     title = one.contestant.title
     if one.unavailable:
-        return (title, "-", "-", "-", "-", "-", f"not available here: {one.unavailable}")
+        return (title, "-", "-", "-", "-", "-", f"no figures: {one.unavailable}")
     low, high = one.spread(lambda run: run.rate)
     cheap, dear = one.spread(lambda run: run.cpu_us)
     versions = ", ".join(f"{name} {version}" for name, version in one.versions.items() if name != "python")

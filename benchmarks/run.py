@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from benchmarks import ROOT, alone, demands, machine, nats_server, report
 from benchmarks.demands import Row
-from benchmarks.measure import Measured, run_all
+from benchmarks.measure import Measured, RunFailed, run_all
 from benchmarks.peers import CONTESTANTS
 from benchmarks.receiver import Receiver
 from echo_core import __version__
@@ -80,7 +80,7 @@ class Session:
         return {
             keys[one.contestant.key]: one.median(lambda run: run.rate)
             for one in measured
-            if one.contestant.key in keys
+            if one.contestant.key in keys and not one.unavailable
         }
 
     def latency(self) -> None:
@@ -109,6 +109,7 @@ class Session:
         counts = {
             setting: int(min(self.plan.memory_messages, rates[setting] * _MEMORY_SECONDS))
             for setting in self.plan.settings
+            if setting in rates
         }
         found = alone.memory(counts, receiver=self.receiver, say=_say)
         self.rows += demands.of_memory(found, _MEMORY_MESSAGES)
@@ -136,7 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         session = Session(plan, receiver, nats_url)
         for part in told.only or PARTS:
             _say(f"-- {part}")
-            getattr(session, part)()
+            try:
+                getattr(session, part)()
+            except RunFailed as failure:  # what the others found is not to be lost with it
+                _say(str(failure))
+                session.rows.append(
+                    Row(what=part, demanded="-", met=False, note=str(failure).splitlines()[0])
+                )
     results = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "version": __version__,
