@@ -27,12 +27,15 @@ class Circuit:
     closes it.
     """
 
-    def __init__(self, slot: PluginSlot, clock: Clock, *, must_end: bool = False) -> None:
+    def __init__(
+        self, slot: PluginSlot, clock: Clock, *, must_end: bool = False, is_judged: bool = False
+    ) -> None:
         assert slot.manifest is not None
         delivery = slot.manifest.delivery
         self._slot = slot
         self._clock = clock
-        self._limit = delivery.circuit_failures
+        # A version on trial is sent back for what it does wrong, and must not be held before that is seen.
+        self._limit = 0 if is_judged else delivery.circuit_failures
         self._wait_s = delivery.circuit_open_ms / 1_000
         self._longest_s = delivery.circuit_open_max_ms / 1_000
         self._trials_left = TRIALS_OF_A_RUN_THAT_ENDS if must_end else -1

@@ -120,6 +120,7 @@ class Dispatcher:
         ended one of them. `apart`: what they get are copies, of which nothing is kept.
         """
         assert slot.manifest is not None
+        is_on_trial = receive is not None
         if receive is None:
             if slot.subscription is None:
                 return
@@ -148,7 +149,7 @@ class Dispatcher:
         batch = min(_taken_at_a_time(delivery, limit), most // count)
         in_batches = delivery.batch_size > 1 and slot.open_channel is None
         kind = BatchLane if in_batches else Lane
-        circuit = Circuit(slot, self._clock, must_end=self.must_end)
+        circuit = Circuit(slot, self._clock, must_end=self.must_end, is_judged=is_on_trial)
         lanes = [
             kind(
                 slot,
