@@ -25,7 +25,7 @@ from echo_core.runtime.dead_letters import DeadLetter, DeadLetterStore
 from echo_core.runtime.host import Host
 from echo_core.runtime.reconcile import Reconciler
 from echo_core.runtime.registry import find_library
-from echo_core.runtime.states import PluginState
+from echo_core.runtime.states import BROKEN, PluginState
 from echo_core.runtime.statistics import PluginSnapshot
 from echo_core.workspace import BUILD_TYPES, Workspace
 
@@ -78,7 +78,7 @@ class Board:
                 because = f": {plugin.reason}" if plugin.reason else ""
                 found.append((name, f"{name} {plugin.version} is {plugin.state.value}{because}"))
         for name, error in sorted(self._reconciler.refusals().items()):
-            if name not in plugins or plugins[name].state is not PluginState.FAILED:
+            if name not in plugins or plugins[name].state not in BROKEN:
                 found.append((name, f"{name} does not run as it is enabled: {error.what}"))
         reasons = tuple(reason for name, reason in found if name not in self._optional)
         return Health(ok=not reasons, reasons=reasons)

@@ -49,9 +49,9 @@ class Activation:
             await self._replace(old, offer, self._settings.drain_timeout_s if drain_s is None else drain_s)
 
     def serving(self, name: str) -> Supervisor:
-        """The plugin, running and not paused; raises `NotFound`, or `ChangeRefused`."""
-        slot = self._known(name)
-        if slot.state not in (PluginState.RUNNING, PluginState.DEGRADED):
+        """The plugin, if it is fed; raises `NotFound`, or `ChangeRefused`."""
+        slot = self.known(name)
+        if slot.state not in FED:
             raise _unfit(slot, "upgraded", f"echo-core status {name}")
         return self._supervisor(slot)
 
@@ -72,11 +72,11 @@ class Activation:
 
         What it cannot handle within `drain_timeout_s` is kept as dead letters, unless the transport keeps it.
         """
-        await self.take_down(self._known(name))
+        await self.take_down(self.known(name))
 
     async def pause(self, name: str) -> None:
         """Let the plugin's messages wait, or a source's publications; returns when nothing is in hand."""
-        slot = self._known(name)
+        slot = self.known(name)
         if slot.state is PluginState.PAUSED:
             return
         if slot.state not in FED:
@@ -89,7 +89,7 @@ class Activation:
 
     async def resume(self, name: str) -> None:
         """Go on where the plugin was paused."""
-        slot = self._known(name)
+        slot = self.known(name)
         if slot.state in FED:
             return
         if slot.state is not PluginState.PAUSED:
@@ -207,7 +207,8 @@ class Activation:
                 supervisor.context.hold()
             supervisor.start_source()
 
-    def _known(self, name: str) -> PluginSlot:
+    def known(self, name: str) -> PluginSlot:
+        """The plugin, whatever its state; raises `NotFound`."""
         slot = self._roster.named(name)
         if slot is None:
             raise NotFound(f"no plugin {name!r} runs", fix="echo-core status shows what runs")

@@ -122,7 +122,7 @@ class Host:
         """
         plan.check()
         name = offer.manifest.name
-        self._activation.serving(name)
+        self._activation.known(name)
         if plan.strategy in ("graceful", "immediate"):
             drain_s = 0.0 if plan.strategy == "immediate" else None
             await self._change_untried(name, lambda: self._activation.activate(offer, drain_s=drain_s))

@@ -166,7 +166,7 @@ class Supervisor:
         """Call `shutdown`, for at most `seconds` and at most its own deadline; then let everything go."""
         slot = self.slot
         if self._was_initialised and slot.plugin is not None:
-            if slot.state not in BROKEN:
+            if slot.state not in (*BROKEN, PluginState.STOPPING):
                 slot.move_to(PluginState.STOPPING)
             reason = await self._call_shutdown(min(seconds, self.manifest.timeouts.shutdown_ms / 1_000))
             if reason and slot.state not in BROKEN:

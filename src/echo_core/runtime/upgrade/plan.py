@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     step_s: float = 10.0
     """… and so many seconds have passed."""
     minimum: int = 50
-    """canary: no verdict before the new version has ended so many messages."""
+    """canary: no verdict before the new version has made so many attempts at messages."""
     timeout_s: float = 3_600.0
     """canary, blue_green, shadow: after this the old version gets all again, and the new one goes."""
 

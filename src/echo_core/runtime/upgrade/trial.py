@@ -24,7 +24,7 @@ from echo_core.runtime.upgrade.status import TrialStatus
 from echo_core.runtime.upgrade.verdict import Tally, why_worse
 
 _EACH: Final = 25
-"""Messages of the new version between two looks."""
+"""Attempts of the new version between two looks."""
 _STUCK_S: Final = 2.0
 """With work at hand the new version ends a message in that time, or in three 95th percentiles of the old."""
 
@@ -142,7 +142,7 @@ class Trial:
 
     def _may_go_on(self) -> bool:
         """Asked by the splitter before each batch: looks at the new version now and then."""
-        if not self.bad and self._tallies()[1].ended - self._looked_at >= _EACH:
+        if not self.bad and self._tallies()[1].attempts - self._looked_at >= _EACH:
             self._look()
         return not self.bad
 
@@ -154,9 +154,9 @@ class Trial:
 
     def _look(self) -> None:
         old, new = self._tallies()
-        if new.ended < self.plan.minimum and new.failed < self.plan.minimum:
+        if new.attempts < self.plan.minimum:
             return
-        self._looked_at = new.ended
+        self._looked_at = new.attempts
         self.looks += 1
         self.bad = why_worse(old, new, self.looks)
 

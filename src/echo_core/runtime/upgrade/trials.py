@@ -11,6 +11,7 @@ from echo_core.runtime.activation import Activation
 from echo_core.runtime.changes import Changes
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.offer import Offer
+from echo_core.runtime.states import PluginState
 from echo_core.runtime.upgrade.plan import Plan
 from echo_core.runtime.upgrade.status import TrialStatus
 from echo_core.runtime.upgrade.trial import Trial
@@ -100,9 +101,10 @@ class Trials:
         """Give all to the old version again; the new one goes. `why`: what it did wrong, if anything."""
         trial = self._known(name)
         if why:
-            trial.new.slot.degrade(why)
             logger.warning("%s %s is sent back: %s", name, trial.new.slot.version, why)
         await trial.deal(0.0, new_may_take_s=_RETURN_S)
+        if trial.new.slot.is_live:
+            trial.new.slot.move_to(PluginState.STOPPING, why)
         del self._trials[name]
         self._outcomes[name] = f"{trial.new.slot.version} was sent back: {why or 'by an operator'}"
         await self._activation.end(trial.new.slot)

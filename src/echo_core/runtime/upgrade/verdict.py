@@ -41,6 +41,11 @@ class Tally:
     times: Sequence[float] = ()
     """Recent handling times, in seconds."""
 
+    @property
+    def attempts(self) -> int:
+        """All that have ended, well or not."""
+        return self.succeeded + self.failed
+
 
 def why_worse(old: Tally, new: Tally, look: int) -> str:
     """What the new version does worse, as a sentence with its figures; empty while nothing is proved.
@@ -63,8 +68,8 @@ def _refuses(old: Tally, new: Tally) -> str:
 
 
 def _fails(old: Tally, new: Tally, level: float) -> str:
-    attempts = new.failed + new.succeeded
-    if not new.failed or not attempts:
+    attempts = new.attempts
+    if not new.failed:
         return ""
     p = hypergeometric_tail(
         new.failed, attempts, old.failed + new.failed, attempts + old.failed + old.succeeded
