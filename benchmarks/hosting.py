@@ -12,6 +12,7 @@ import msgspec
 from common_telemetry import TelemetryConfig, TelemetryContext
 from echo_core import Plugin
 from echo_core.manifest import Manifest, parse
+from echo_core.runtime.collector import patient_collector
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.host import Host
 from echo_core.runtime.settings import Settings
@@ -70,8 +71,8 @@ async def run_until_idle(
     telemetry: TelemetryContext,
     transport: Transport | None = None,
 ) -> None:
-    """Run these plugins until the sources are exhausted and everything is settled."""
-    with host_with(plugins, telemetry, transport) as host:
+    """Run these plugins, as `echo-core run` does, until all sources are exhausted and all is settled."""
+    with host_with(plugins, telemetry, transport) as host, patient_collector():
         final = await host.run(until_idle=True)
     if final.failed:
         raise RuntimeError(f"the host did not end well: {final}")

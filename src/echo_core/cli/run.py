@@ -3,7 +3,6 @@
 import asyncio
 import difflib
 import functools
-import gc
 import importlib
 import importlib.util
 import logging
@@ -28,6 +27,7 @@ from echo_core.control.board import Board
 from echo_core.control.log_tail import LogTail
 from echo_core.control.server import serve
 from echo_core.errors import NotFound, SettingsError
+from echo_core.runtime.collector import patient_collector
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.host import Host
 from echo_core.runtime.libraries.store import Store
@@ -118,16 +118,15 @@ def run_host(
         )
         with progress_for(session.out, plain=plain) as progress:
             beside = begin(host, Store(workspace.state))
-            gc.freeze()  # else a full collection looks through all modules, and nothing moves for 20 to 30 ms
-            (snapshot, aborted), left = run_loop(
-                drive(host, progress, until_idle=until_idle, beside=beside), _loop_factory()
-            )
+            with patient_collector():
+                (snapshot, aborted), left = run_loop(
+                    drive(host, progress, until_idle=until_idle, beside=beside), _loop_factory()
+                )
         summary = summarize(snapshot)
         tree = render_trace(book.widest()) if trace else []
         document = to_builtins(summary) | ({"trace": tree} if trace else {})
         session.out.result("run", document, summary_text(summary, tree))
     finally:
-        gc.unfreeze()
         telemetry.shutdown()  # may wait for a backend that does not answer, so nobody waits for more than it
     code = Interrupted.exit_code if aborted else (0 if summary.ok else 1)
     if left:
