@@ -18,6 +18,7 @@ ENGINES: Final = {"traced": "", "off": "off"}
 """How telemetry is set in the rows, and the engine that means."""
 SIZES: Final[dict[str, tuple[int, ...]]] = {
     "plugins": (10, 100, 300, 1_000),
+    "bystanders": (10, 100, 300, 1_000),
     "fan_out": (1, 10, 30, 100),
     "chain": (1, 3, 10, 30),
     "payload": (100, 1_000, 10_000, 100_000),

@@ -106,8 +106,8 @@ def of_latency(latency: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def of_subscriptions(plugins: Mapping[str, Mapping[int, Sequence[float]]]) -> list[Row]:
-    """1,000 subscriptions against 10."""
+def of_subscriptions(plugins: Mapping[str, Mapping[int, Sequence[float]]], who: str) -> list[Row]:
+    """1,000 subscriptions against 10; `who` gets the messages."""
     rows = []
     for setting, by_size in plugins.items():
         few, many = by_size[10], by_size[1_000]
@@ -115,7 +115,7 @@ def of_subscriptions(plugins: Mapping[str, Mapping[int, Sequence[float]]]) -> li
         pairs = [b / a for a, b in zip(few, many, strict=True)]
         rows.append(
             Row(
-                what=f"cost a message, 1,000 active subscriptions against 10, telemetry {setting}",
+                what=f"cost a message, 1,000 active subscriptions against 10, {who}, telemetry {setting}",
                 demanded="<= 1.2x",
                 found=_times(found),
                 spread=f"{_times(min(pairs))} .. {_times(max(pairs))}",

@@ -10,6 +10,7 @@ from benchmarks.measure import Measured, Run
 
 CURVES: Final = {
     "plugins": ("active subscriptions", "Plugins, each with a subscription of its own"),
+    "bystanders": ("active subscriptions", "Plugins of which ten get messages, and the others none"),
     "fan_out": ("subscribers of one topic", "Fan-out of one message"),
     "chain": ("plugins one after another", "Length of the chain"),
     "payload": ("bytes of text in a message, through 3 plugins", "Payload"),

@@ -41,7 +41,8 @@ class Plan:
 
 
 FULL: Final = Plan(5, 3.0, alone.SIZES, ("traced", "off"), 3, _MEMORY_MESSAGES)
-QUICK: Final = Plan(3, 0.7, {"plugins": (10, 1_000)}, ("off",), 3, _MEMORY_MESSAGES // 10)
+_ENDS: Final[dict[str, tuple[int, ...]]] = {"plugins": (10, 1_000), "bystanders": (10, 1_000)}
+QUICK: Final = Plan(3, 0.7, _ENDS, ("off",), 3, _MEMORY_MESSAGES // 10)
 
 
 def _say(line: str) -> None:
@@ -100,7 +101,8 @@ class Session:
             receiver=self.receiver,
             say=_say,
         )
-        self.rows += demands.of_subscriptions(self.curves["plugins"])
+        self.rows += demands.of_subscriptions(self.curves["plugins"], "each message another plugin's")
+        self.rows += demands.of_subscriptions(self.curves["bystanders"], "all messages for ten of them")
         self.data["scaling"] = self.curves
 
     def memory(self) -> None:

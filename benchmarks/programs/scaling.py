@@ -94,6 +94,7 @@ class Count(Sink):
 
 DATA: Final = {"text": "and nothing was lost", "start_ms": 1_200, "end_ms": 3_400}
 _WARM_UP: Final = 10
+_BUSY: Final = 10
 _WAITING: Final = 1_000
 """Messages that may wait, over all queues: what is left when the time is over should not take long."""
 
@@ -114,6 +115,16 @@ def plugins(meter: Meter, size: int) -> Pipeline:
         for part, pattern in zip(parts, itertools.cycle(patterns), strict=False)
     ]
     return [(source, manifest("source", says=["work.#"])), *sinks]
+
+
+def bystanders(meter: Meter, size: int) -> Pipeline:
+    """As `plugins`, but messages go to the first ten of them: the others subscribe to what nobody says."""
+    source, *sinks = plugins(meter, size)
+    busy = min(_BUSY, size)
+    topics = itertools.cycle([f"work.part{number}.item" for number in range(busy)])
+    busy_source = TimedSource(meter, ((topic, DATA) for topic in topics), 1, warm_up=busy)
+    alike: Pipeline = [(sink, _manifest(of.name, busy, hears=of.subscriptions)) for sink, of in sinks]
+    return [(busy_source, source[1]), *alike]
 
 
 def fan_out(meter: Meter, size: int) -> Pipeline:
@@ -143,6 +154,7 @@ def payload(meter: Meter, size: int) -> Pipeline:
 
 SHAPES: Final[dict[str, Callable[[Meter, int], Pipeline]]] = {
     "plugins": plugins,
+    "bystanders": bystanders,
     "fan_out": fan_out,
     "chain": chain,
     "payload": payload,

@@ -63,7 +63,7 @@ def test_a_system_that_does_not_tell_memory_leaves_the_demand_open() -> None:
 
 
 def test_subscriptions_are_judged_by_the_medians_of_cpu_time() -> None:
-    (row,) = of_subscriptions({"off": {10: [10.0, 10.0, 99.0], 1_000: [12.0, 12.0, 12.0]}})
+    (row,) = of_subscriptions({"off": {10: [10.0, 10.0, 99.0], 1_000: [12.0, 12.0, 12.0]}}, "all")
     assert (row.found, row.met) == ("1.200x", True)
 
 
