@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
@@ -43,6 +44,16 @@ def children(pid: int) -> dict[str, int]:
     return found
 
 
+def read_until_all(host: Popen[str], lines: set[str]) -> None:
+    """In whatever order they come."""
+    assert host.stderr is not None
+    missing = set(lines)
+    while missing:
+        said = host.stderr.readline()
+        assert said, f"the host ended without saying {missing}"
+        missing -= {line for line in missing if line in said}
+
+
 def test_a_run_until_idle_accounts_for_every_message_and_shows_what_is_warned_of(run: Run) -> None:
     done = run(
         "run", "--until-idle", "--json", ECHO_PLUGIN_KEEPER__WARNS_AT="3", ECHO_PLUGIN_TICKER__COUNT="20"
@@ -56,7 +67,7 @@ def test_a_run_until_idle_accounts_for_every_message_and_shows_what_is_warned_of
 def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on(workspace: Workspace) -> None:
     variables = {"ECHO_PLUGIN_TICKER__COUNT": "1000000", "ECHO_PLUGIN_TICKER__PAUSE_S": "0.001"}
     with started(workspace, **variables) as host:
-        read_until(host, "ticker 1.0.0 running")
+        read_until_all(host, {"ticker 1.0.0 running", "keeper 1.0.0 running"})
         before = children(host.pid)
         assert sorted(before) == ["keeper", "ticker"]
         os.kill(before["keeper"], signal.SIGKILL)
