@@ -35,10 +35,10 @@ TRANSFORMER = """
 
 
 @pytest.fixture(autouse=True)
-def no_test_hinders_the_next() -> Iterator[None]:
+def no_test_hinders_another() -> Iterator[None]:
+    forget_private_modules()  # those of tests elsewhere
     yield
-    for name in private_modules():
-        del sys.modules[name]
+    forget_private_modules()
 
 
 @pytest.fixture
@@ -65,6 +65,11 @@ def answer(loaded: LoadedPlugin, data: Any = None) -> Any:
     assert isinstance(loaded.plugin, Transformer)
     plugin: Any = loaded.plugin
     return asyncio.run(plugin.transform(BaseMessage(source="test", data=data)))
+
+
+def forget_private_modules() -> None:
+    for name in private_modules():
+        del sys.modules[name]
 
 
 def private_modules() -> list[str]:

@@ -16,6 +16,7 @@ from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import PluginSnapshot
 from runtime.hosting import Handler, Numbers, manifest
 from runtime.isolation.tiers import Tiers
+from support.children import children
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the faults are Linux's")
 
@@ -52,6 +53,7 @@ class Run:
         self.tiers.world.add(self.sink, manifest("drain", hears=("out",)))
         self.count = count
         self.threads = threading.active_count()
+        self.children = children()
         self.fds = len(os.listdir("/proc/self/fd"))
 
     def to_the_end(self, meddle: Callable[["Run"], Any] | None = None) -> PluginSnapshot:
@@ -66,8 +68,7 @@ class Run:
                     await meddling
 
         numbers = asyncio.run(main())["subject"]
-        with pytest.raises(ChildProcessError):
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+        assert children() <= self.children
         return numbers  # type: ignore[no-any-return]
 
     @property
