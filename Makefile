@@ -8,7 +8,7 @@ BENCH  ?= .venvs/bench
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live bench-durable soak clean
+.PHONY: help setup demo test test-compiled test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live bench-durable bench-brokers bench-history soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,9 +26,29 @@ demo: setup ## turn a transcript into captions (INPUT=my.srt for one of yours)
 	@echo "==> demo: transcript to captions, in out/captions/"
 	@VENV="$(VENV)" examples/demo.sh $(if $(INPUT),"$(INPUT)")
 
+# How many processes share the tests, which wait most of the time; ARGS="-n 0" runs them in one.
+WORKERS ?= 2
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test: setup ## run the tests (ARGS="-k name" to choose)
 	@echo "==> test: the whole suite, random order"
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# What the compiled modules are made from; `build/` keeps what is up to date.
+SOURCES := pyproject.toml hatch_build.py $(shell find src -name "*.py" -o -name "*.pxd" -o -name "*.pyx")
+COMPILED := .venvs/compiled
+$(COMPILED)/ready: $(VENV)/ready $(SOURCES)
+	@echo "==> compiled: building a wheel with compiled modules, into $(COMPILED)"
+	@rm -rf $(COMPILED)
+	ECHO_CORE_COMPILED=require $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --no-build-isolation --target $(COMPILED) .
+	@touch $@
+
+# Those that go through what is compiled; ARGS="-k name" to choose.
+COMPILED_TESTS ?= tests/telemetry tests/runtime tests/contract tests/testing
+test-compiled: $(COMPILED)/ready ## run the tests of what a wheel has compiled against such a wheel
+	@echo "==> test-compiled: the same tests, compiled modules"
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python tests/support/compiled.py
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(PYTEST) $(COMPILED_TESTS) $(ARGS)
 
 # The oldest that pyproject.toml allows, unless told otherwise.
 SDK ?= 1.39
@@ -43,8 +63,8 @@ test-sdk: ## run the telemetry tests with another opentelemetry-sdk, in an envir
 
 # How often a host is killed; `make test` does it 50 times.
 KILLS ?= 1000
-faults: setup ## kill hosts and processes of plugins, a thousand times, and see that nothing is lost (KILLS=1000)
-	@echo "==> faults: $(KILLS) kills at random moments, one before each statement of SQL, and chaos in processes"
+faults: setup ## kill hosts and processes, cut power, fill disks, damage stores, and see that nothing is lost (KILLS=1000)
+	@echo "==> faults: $(KILLS) kills at random moments, one before each statement of SQL, disks that stop and fail, damage, chaos in processes"
 	ECHO_CORE_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/faults $(ARGS)
 
 check: setup ## ruff, mypy --strict, import direction, lock files up to date
@@ -69,11 +89,16 @@ lock: setup ## write requirements/*.txt anew from pyproject.toml and requirement
 	$(LOCK) pyproject.toml requirements/dev.in -o requirements/dev.txt > /dev/null
 	$(LOCK) pyproject.toml requirements/bench.in -o requirements/bench.txt > /dev/null
 
-$(BENCH)/ready: requirements/bench.txt pyproject.toml
-	@echo "==> bench: installing Echo Core and its peers into $(BENCH)"
+$(BENCH)/peers: requirements/bench.txt
+	@echo "==> bench: installing the peers of Echo Core into $(BENCH)"
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BENCH)/ready: $(BENCH)/peers $(SOURCES)
+	@echo "==> bench: building a wheel with compiled modules, into $(BENCH)"
+	ECHO_CORE_COMPILED=require $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --no-build-isolation --force-reinstall .
 	@touch $@
 
 # A peer that is no Python package; without npm, or without its registry, it is not measured, which the tables say.
@@ -84,7 +109,7 @@ $(NODE_RED)/ready: Makefile
 	@if npm install --prefix $(NODE_RED) --no-audit --no-fund --omit=optional --loglevel=error node-red@4.1.15; \
 	    then touch $@; else echo "    Node-RED cannot be installed, and is not measured"; fi
 
-bench: $(BENCH)/ready $(NODE_RED)/ready ## measure Echo Core beside its peers; writes docs/benchmarks (about 20 minutes)
+bench: $(BENCH)/ready $(NODE_RED)/ready ## measure Echo Core beside its peers; writes docs/benchmarks (under 25 minutes)
 	@echo "==> bench: five runs of everything, interleaved"
 	$(BENCH)/bin/python -m benchmarks.run $(ARGS)
 
@@ -117,9 +142,17 @@ soak: setup ## a mixed load with faults, and whether anything grows, slows down 
 	@echo "==> soak: $(MINUTES) minutes"
 	$(BIN)/python -m benchmarks.soak --minutes=$(MINUTES) $(ARGS)
 
-bench-durable: setup ## what durability costs, beside SQLite alone and JetStream; writes docs/benchmarks
+bench-durable: $(BENCH)/ready ## what durability costs, beside SQLite alone, JetStream and huey; writes docs/benchmarks
 	@echo "==> bench-durable: publish and consume on disk, in turns"
-	$(BIN)/python -m benchmarks.durable $(ARGS)
+	$(BENCH)/bin/python -m benchmarks.durable $(ARGS)
+
+bench-brokers: $(BENCH)/ready ## three plugins over NATS, Redis, RabbitMQ and Kafka, beside FastStream and the bare clients; writes docs/benchmarks
+	@echo "==> bench-brokers: every server, in turns; one to four hosts"
+	$(BENCH)/bin/python -m benchmarks.brokers $(ARGS)
+
+bench-history: setup ## what the message history costs, and how fast it answers; writes docs/benchmarks
+	@echo "==> bench-history: a pipeline with and without it, in turns; a million records"
+	$(BIN)/python -m benchmarks.history $(ARGS)
 
 clean: ## remove what the other targets made, except the virtual environment
 	@echo "==> clean: caches, output, built libraries, host state"

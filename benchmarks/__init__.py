@@ -1,4 +1,8 @@
-"""Echo Core measured beside what people would use instead. `make bench`; docs/benchmarks has the results."""
+"""Echo Core measured beside what people would use instead. `make bench`; docs/benchmarks has the results.
+
+To add a contestant to the three-plugin job: a program in `peers/`, a line in `CONTESTANTS`, one in `RATIOS`.
+To add anything else to `make bench`: a section, see `benchmarks.sections`.
+"""
 
 from pathlib import Path
 from typing import Final

@@ -1,6 +1,7 @@
 """What `benchmarks.programs` measure of Echo Core alone: latency, scaling, memory, start."""
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -46,7 +47,7 @@ def latency(
     rates: Mapping[str, float], *, seconds: float, rounds: int, receiver: Receiver, say: Say
 ) -> dict[str, Any]:
     """Percentiles of a hop at 20 % of each measured rate: the median over the rounds of each percentile."""
-    env = environment(receiver, None, 0)
+    env = environment(receiver, 0)
     found: dict[str, list[dict[str, Any]]] = {setting: [] for setting in rates}
     for number in range(rounds):
         for setting, full_rate in rates.items():
@@ -78,7 +79,7 @@ def scaling(
     say: Say,
 ) -> dict[str, dict[str, dict[int, list[float]]]]:
     """CPU time a message, in microseconds, of every run: by shape, telemetry setting and size."""
-    env = environment(receiver, None, 100_000)
+    env = environment(receiver, 100_000)
     found: dict[str, dict[str, dict[int, list[float]]]] = {
         shape: {setting: {size: [] for size in points} for setting in settings}
         for shape, points in sizes.items()
@@ -100,9 +101,20 @@ def scaling(
     return found
 
 
+def queues(sizes: Sequence[int], *, seconds: float, rounds: int, say: Say) -> dict[int, list[float]]:
+    """CPU time a message, in microseconds, of every run by hand: so many asyncio.Queues, a task for each."""
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    for number in range(rounds):
+        for size in sizes:
+            one = _program("queues", size, f"--seconds={seconds}", env=os.environ)
+            found[size].append(one["cpu_us"])
+        say(f"round {number + 1}: queues by hand")
+    return found
+
+
 def memory(counts: Mapping[str, int], *, receiver: Receiver, say: Say) -> dict[str, Any]:
     """Resident bytes after each tenth of so many messages."""
-    env = environment(receiver, None, 0)
+    env = environment(receiver, 0)
     found = {}
     for setting, count in counts.items():
         receiver.reset()

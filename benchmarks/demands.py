@@ -36,18 +36,36 @@ class Ratio:
     at_least: float | None = None
 
 
+def _over(
+    server: str, name: str, over_peer: float, client: str, over_client: float | None = None
+) -> tuple[Ratio, Ratio]:
+    ours = f"echo_core_{server}"
+    return (
+        Ratio(ours, f"faststream_{server}", f"over {name}, against FastStream, both traced", over_peer),
+        Ratio(ours, f"{server}_bare", f"over {name}, against {client} by hand, untraced", over_client),
+    )
+
+
 RATIOS: Final = (
     Ratio("echo_core", "handwritten_traced", "all traced, against asyncio by hand with the official SDK", 20),
-    Ratio("echo_core", "handwritten", "all traced, against asyncio by hand without telemetry", 0.7),
+    Ratio("echo_core_pure", "handwritten_traced", "the same, Echo Core as pure Python"),
+    Ratio("echo_core", "handwritten_untraced", "all traced, against that program without its telemetry", 0.7),
+    Ratio("echo_core", "handwritten_lean", "all traced, against the leanest by hand, untraced"),
     Ratio("echo_core", "faststream", "all traced, against FastStream traced, both in memory", 20),
-    Ratio("echo_core_nats", "faststream_nats", "all traced, against FastStream traced, both over NATS", 5),
-    Ratio(
-        "echo_core_nats", "faststream_jetstream", "the same, and FastStream on JetStream, at least once too"
-    ),
+    Ratio("echo_core_dead", "echo_core", "all traced, a dead endpoint against a healthy one", 0.8),
+    Ratio("echo_core_dead", "echo_core_off", "all traced, a dead endpoint against telemetry off", 0.8),
     Ratio("echo_core_batch", "bytewax", "batch mode, against Bytewax in batches", 0.5),
     Ratio("echo_core_batch_traced", "bytewax", "batch mode, all traced, against Bytewax untraced"),
-    Ratio("echo_core_nats", "nats_bare", "all traced, against nats-py by hand without telemetry", 0.6),
-    Ratio("echo_core_off", "handwritten", "telemetry off, against asyncio by hand without telemetry"),
+    *_over("nats", "NATS JetStream", 5, "nats-py", 0.6),
+    Ratio("echo_core_nats", "faststream_nats_core", "the same, against FastStream traced, at most once"),
+    Ratio("echo_core_nats_local", "echo_core_nats", "two of three topics local, against all three over NATS"),
+    *_over("redis", "Redis Streams", 3, "redis-py"),
+    *_over("amqp", "RabbitMQ", 3, "aio-pika"),
+    *_over("kafka", "Kafka", 3, "aiokafka"),
+    Ratio(
+        "echo_core_off", "handwritten_untraced", "telemetry off, against asyncio by hand without telemetry"
+    ),
+    Ratio("echo_core_off", "handwritten_lean", "telemetry off, against the leanest by hand"),
     Ratio("echo_core_off", "node_red", "telemetry off, against Node-RED"),
     Ratio("echo_core", "node_red", "all traced, against Node-RED untraced"),
     Ratio("echo_core_off", "dramatiq", "telemetry off, against dramatiq's stub broker"),
@@ -104,6 +122,19 @@ def of_latency(latency: Mapping[str, Any]) -> list[Row]:
                 )
             )
     return rows
+
+
+def of_queues(by_size: Mapping[int, Sequence[float]]) -> Row:
+    """What 1,000 tasks that all have work cost against 10 where nothing but them is there."""
+    few, many = by_size[10], by_size[1_000]
+    pairs = [b / a for a, b in zip(few, many, strict=True)]
+    return Row(
+        what="the same by hand: 1,000 asyncio.Queues with a task for each against 10, each message another's",
+        demanded="-",
+        found=_times(statistics.median(many) / statistics.median(few)),
+        spread=f"{_times(min(pairs))} .. {_times(max(pairs))}",
+        note=f"{statistics.median(few):.1f} and {statistics.median(many):.1f} us CPU",
+    )
 
 
 def of_subscriptions(plugins: Mapping[str, Mapping[int, Sequence[float]]], who: str) -> list[Row]:

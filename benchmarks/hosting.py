@@ -15,6 +15,7 @@ from echo_core.manifest import Manifest, parse
 from echo_core.runtime.collector import patient_collector
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.host import Host
+from echo_core.runtime.message_history.recorder import Recorder
 from echo_core.runtime.settings import Settings
 from echo_core.transports.base import Transport
 from echo_core.transports.memory import MemoryTransport
@@ -47,6 +48,7 @@ def host_with(
     plugins: Sequence[tuple[Plugin, Manifest]],
     telemetry: TelemetryContext,
     transport: Transport | None = None,
+    history: Recorder | None = None,
 ) -> Iterator[Host]:
     """A host with these plugins, not yet run; on the memory transport unless told."""
     with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +57,7 @@ def host_with(
             transport=transport or MemoryTransport(),
             telemetry=telemetry,
             dead_letters=DeadLetterStore(Path(folder) / "dead_letters.sqlite"),
+            message_history=history,
             environ={},
         )
         for plugin, of in plugins:
@@ -70,9 +73,10 @@ async def run_until_idle(
     plugins: Sequence[tuple[Plugin, Manifest]],
     telemetry: TelemetryContext,
     transport: Transport | None = None,
+    history: Recorder | None = None,
 ) -> None:
     """Run these plugins, as `echo-core run` does, until all sources are exhausted and all is settled."""
-    with host_with(plugins, telemetry, transport) as host, patient_collector():
+    with host_with(plugins, telemetry, transport, history) as host, patient_collector():
         final = await host.run(until_idle=True)
     if final.failed:
         raise RuntimeError(f"the host did not end well: {final}")

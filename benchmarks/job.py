@@ -8,12 +8,14 @@ handed in, and `job.stop()` when the last one is done and, if traced, its teleme
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+from benchmarks import servers
 from benchmarks.work import Segment, Tally, expected, segments
 
 NOT_AVAILABLE: Final = 69
@@ -71,6 +73,14 @@ class Job:
             "cpu_seconds": self.cpu_seconds,
             "checksum": self.tally.checksum,
         }
+
+
+def server(scheme: str) -> str:
+    """The URL of the server that a contestant is to run on. Raises `NotAvailableError`."""
+    url = os.environ.get(servers.variable(scheme))
+    if not url:
+        raise NotAvailableError(f"no server for {scheme}:// to run on")
+    return url
 
 
 def not_available(reason: object) -> int:

@@ -16,6 +16,7 @@ from benchmarks import ROOT
 from benchmarks.job import NOT_AVAILABLE
 from benchmarks.peers import Contestant
 from benchmarks.receiver import Receiver
+from common_telemetry import compiled
 
 _PROBE: Final = 300
 _FEWEST: Final = 500
@@ -74,7 +75,7 @@ class RunFailed(Exception):
     """A contestant ended in an error, or did other work than it was asked for."""
 
 
-def environment(receiver: Receiver, nats_url: str | None, messages: int) -> dict[str, str]:
+def environment(receiver: Receiver, messages: int) -> dict[str, str]:
     """What every contestant is told, alike."""
     told = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
     told |= {
@@ -83,9 +84,12 @@ def environment(receiver: Receiver, nats_url: str | None, messages: int) -> dict
         "OTEL_BSP_MAX_QUEUE_SIZE": str(max(65_536, messages * _SPANS_PER_MESSAGE)),
         "PYTHONHASHSEED": "0",
     }
-    if nats_url is not None:
-        told["NATS_URL"] = nats_url
     return told
+
+
+def pureness(contestant: Contestant) -> dict[str, str]:
+    """What has Echo Core run as pure Python, if this contestant does."""
+    return {compiled.VARIABLE: "no"} if contestant.pure else {}
 
 
 def command(contestant: Contestant, messages: int, python: str = sys.executable) -> list[str]:
@@ -98,7 +102,6 @@ def run_once(
     contestant: Contestant,
     messages: int,
     receiver: Receiver,
-    nats_url: str | None,
     python: str = sys.executable,
 ) -> tuple[Run, dict[str, str]]:
     """One run, and the versions of what took part.
@@ -111,7 +114,7 @@ def run_once(
             command(contestant, messages, python),
             cwd=ROOT,
             check=False,
-            env=environment(receiver, nats_url, messages),
+            env=environment(receiver, messages) | pureness(contestant),
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
@@ -141,7 +144,6 @@ def run_all(
     rounds: int,
     seconds: float,
     receiver: Receiver,
-    nats_url: str | None,
     say: Say,
 ) -> list[Measured]:
     """`rounds` runs of each, of about `seconds` each; short runs before decide how many messages that is.
@@ -152,7 +154,7 @@ def run_all(
     counts: dict[str, int] = {}
     for one in found:
         try:
-            counts[one.contestant.key], one.versions = _probe(one.contestant, seconds, receiver, nats_url)
+            counts[one.contestant.key], one.versions = _probe(one.contestant, seconds, receiver)
         except LookupError as reason:
             one.unavailable = str(reason)
             say(f"{one.contestant.title}: not available here: {reason}")
@@ -163,7 +165,7 @@ def run_all(
             if one.unavailable:
                 continue
             try:
-                run, _ = run_once(one.contestant, counts[one.contestant.key], receiver, nats_url)
+                run, _ = run_once(one.contestant, counts[one.contestant.key], receiver)
             except RunFailed as failure:
                 _put_out(one, failure, say)
                 continue
@@ -178,13 +180,11 @@ def _put_out(one: Measured, failure: RunFailed, say: Say) -> None:
     one.unavailable = f"a run failed: {lines[-1]}"
 
 
-def _probe(
-    contestant: Contestant, seconds: float, receiver: Receiver, nats_url: str | None
-) -> tuple[int, dict[str, str]]:
+def _probe(contestant: Contestant, seconds: float, receiver: Receiver) -> tuple[int, dict[str, str]]:
     """How many messages take about `seconds`; what is too short to tell is repeated with more."""
     count = _PROBE
     while True:
-        run, versions = run_once(contestant, count, receiver, nats_url)
+        run, versions = run_once(contestant, count, receiver)
         enough = _rounded(min(_MOST, max(_FEWEST, run.rate * seconds)))
         if run.seconds >= seconds / 2 or count >= enough:
             return enough, versions

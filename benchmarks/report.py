@@ -125,7 +125,11 @@ def machine(found: Mapping[str, Any]) -> str:
 
 
 def document(
-    results: Mapping[str, Any], measured: Sequence[Measured], rows: Sequence[Row], curves: Curves
+    results: Mapping[str, Any],
+    measured: Sequence[Measured],
+    rows: Sequence[Row],
+    curves: Curves,
+    pages: Sequence[str] = (),
 ) -> str:
     """The whole page."""
     parts = [
@@ -145,6 +149,7 @@ def document(
         parts.append("## How the cost of a message grows")
     for shape, settings in curves.items():
         parts += [f"### {CURVES[shape][1]}", f"![{CURVES[shape][1]}]({shape}.svg)", curve(shape, settings)]
+    parts += [page.strip() for page in pages]
     return "\n\n".join(parts) + "\n"
 
 

@@ -20,6 +20,8 @@ done
 
 echo "==> running: $input"
 rm -rf "$captions"
+# Each demo is a first one: what was published before is published again.
+echo-core state reset transcript_source > /dev/null 2>&1 || true
 export ECHO_PLUGIN_TRANSCRIPT_SOURCE__PATH=$input ECHO_PLUGIN_WEBVTT_SINK__DIRECTORY=$captions
 code=0
 echo-core run --until-idle --trace --plain --only "${plugins[@]}" || code=$?

@@ -1,8 +1,10 @@
 """What holds for every test of the project."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,3 +23,17 @@ def brokers() -> Iterator[Brokers]:
     """Real servers, each started when the first test asks for it."""
     with ExitStack() as stack:
         yield Brokers(stack)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: no collection of garbage needs to look through it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """With `-n 2` each file is run by one process."""
+    from support.sharing import ByFile
+
+    return ByFile(config, log)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import echo_core
 from echo_core import BaseMessage, Outcome, Plugin, PluginError, ProcessingStatus
 
 MESSAGE = BaseMessage(source="test", data={"text": "hello"})
@@ -120,3 +121,11 @@ def test_a_class_says_that_it_blocks_and_those_below_it_inherit_that() -> None:
         pass
 
     assert [kind.blocking for kind in (Minimal, Blocks, AlsoBlocks, NoLonger)] == [False, True, True, False]
+
+
+def test_every_public_name_is_there_when_it_is_asked_for() -> None:
+    assert set(echo_core.__all__) == {*echo_core._HOME, "__version__"}
+    for name in echo_core.__all__:
+        assert getattr(echo_core, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = echo_core.nothing

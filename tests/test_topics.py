@@ -72,7 +72,7 @@ def test_a_pattern_agrees_with_the_ten_line_matcher(pattern: str, topic: str) ->
     assert TopicPattern(pattern).matches(topic) == means(pattern, topic)
 
 
-def test_patterns_overlap_exactly_when_some_topic_is_meant_by_both() -> None:
+def test_patterns_overlap_where_some_topic_is_meant_by_both_and_cover_where_all_are() -> None:
     every = [".".join(words) for size in (1, 2, 3) for words in itertools.product("ab*#", repeat=size)]
     meant = {
         pattern: {
@@ -86,6 +86,8 @@ def test_patterns_overlap_exactly_when_some_topic_is_meant_by_both() -> None:
     for one, other in itertools.product(every, repeat=2):
         expected = bool(meant[one] & meant[other])
         assert TopicPattern(one).overlaps(TopicPattern(other)) is expected, (one, other)
+        expected = meant[one] >= meant[other]
+        assert TopicPattern(one).covers(TopicPattern(other)) is expected, (one, other)
 
 
 @pytest.mark.parametrize(

@@ -1,67 +1,42 @@
-"""FastStream with its OpenTelemetry middleware: on its in-memory test broker, or on a real server.
+"""FastStream with its OpenTelemetry middleware: on its in-memory test broker, or on NATS at most once.
 
-Variant "nats" is on the server at NATS_URL, at most once: nothing is acknowledged. "jetstream" keeps messages
-in a stream there and acknowledges each after it was processed, and what was made of it was stored: at least
-once. The log lines for every message are switched off.
+Variant "nats" is on the server at NATS_URL, where nothing is kept or acknowledged; `faststream_broker` is on
+servers at least once. The log lines for every message are switched off.
 """
 
 import asyncio
-import itertools
-import os
 from typing import Any, Final
 
 from benchmarks import job, work
 from benchmarks.official_sdk import Telemetry
 
 try:
-    from faststream import AckPolicy
-    from faststream.nats import JStream, NatsBroker, PullSub, TestNatsBroker
+    from faststream.nats import NatsBroker, TestNatsBroker
     from faststream.nats.opentelemetry import NatsTelemetryMiddleware
 except ImportError as error:
     raise SystemExit(job.not_available(error)) from None
 
-AT_A_TIME: Final = 128
-"""What is published to JetStream before its answers are waited for; and what a subscriber fetches at once."""
-_SUBJECT: Final = "faststream."
-"""What the stream's subjects begin with; core NATS would be slower if a stream kept its messages too."""
-
 
 def build(task: job.Job, telemetry: Telemetry, url: str) -> tuple[NatsBroker, asyncio.Event]:
     """The application, and an event that says that the last message has arrived."""
-    raw, valid, captions = work.RAW, work.VALID, work.CAPTIONS
-    hearing: dict[str, dict[str, Any]] = {raw: {}, valid: {}, captions: {}}
-    saying: dict[str, Any] = {}
-    if task.variant == "jetstream":
-        raw, valid, captions = (_SUBJECT + topic for topic in (raw, valid, captions))
-        stream = JStream("FASTSTREAM", subjects=[f"{_SUBJECT}>"])
-        saying = {"stream": stream}
-        hearing = {
-            subject: {
-                "stream": stream,
-                "durable": subject.replace(".", "_"),
-                "pull_sub": PullSub(batch_size=AT_A_TIME),
-                "ack_policy": AckPolicy.NACK_ON_ERROR,
-            }
-            for subject in (raw, valid, captions)
-        }
     traced = NatsTelemetryMiddleware(
         tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider
     )
     broker = NatsBroker(url, middlewares=(traced,), logger=None)
     finished = asyncio.Event()
 
-    @broker.subscriber(raw, **hearing[raw])
-    @broker.publisher(valid, **saying)
+    @broker.subscriber(work.RAW)
+    @broker.publisher(work.VALID)
     async def validate(segment: dict[str, Any]) -> dict[str, Any]:
         work.validate(segment)
         return segment
 
-    @broker.subscriber(valid, **hearing[valid])
-    @broker.publisher(captions, **saying)
+    @broker.subscriber(work.VALID)
+    @broker.publisher(work.CAPTIONS)
     async def transform(segment: dict[str, Any]) -> dict[str, Any]:
         return work.transform(segment)
 
-    @broker.subscriber(captions, **hearing[captions])
+    @broker.subscriber(work.CAPTIONS)
     async def sink(caption: dict[str, Any]) -> None:
         task.tally.add(caption)
         if task.is_done:
@@ -81,7 +56,7 @@ async def in_memory(task: job.Job, telemetry: Telemetry) -> None:
 
 async def over_nats(task: job.Job, telemetry: Telemetry) -> None:
     """On a real server, core NATS."""
-    broker, finished = build(task, telemetry, os.environ["NATS_URL"])
+    broker, finished = build(task, telemetry, job.server("nats"))
     async with broker:
         await broker.start()
         task.start()
@@ -90,28 +65,11 @@ async def over_nats(task: job.Job, telemetry: Telemetry) -> None:
         await finished.wait()
 
 
-async def over_jetstream(task: job.Job, telemetry: Telemetry) -> None:
-    """On a real server, JetStream; many publications at a time, for each waits for the server's answer."""
-    broker, finished = build(task, telemetry, os.environ["NATS_URL"])
-    async with broker:
-        await broker.start()
-        task.start()
-        segments = task.segments()
-        while some := list(itertools.islice(segments, AT_A_TIME)):
-            publications = [
-                broker.publish(segment, _SUBJECT + work.RAW, stream="FASTSTREAM") for segment in some
-            ]
-            await asyncio.gather(*publications)
-        await finished.wait()
-
-
-_RUNS: Final = {"": in_memory, "nats": over_nats, "jetstream": over_jetstream}
+_RUNS: Final = {"": in_memory, "nats": over_nats}
 
 
 def run(task: job.Job) -> None:
     """The whole program."""
-    if task.variant and "NATS_URL" not in os.environ:
-        raise job.NotAvailableError("no nats-server to run on")
     telemetry = Telemetry("faststream")
     asyncio.run(_RUNS[task.variant](task, telemetry))
     telemetry.flush()

@@ -7,10 +7,9 @@ only when all of it is stored is the batch acknowledged. No telemetry. It runs o
 import asyncio
 import json
 import os
-from collections.abc import Callable
-from typing import Any
 
-from benchmarks import job, work
+from benchmarks import job
+from benchmarks.peers.stages import Stage, stages
 
 try:
     import nats
@@ -24,11 +23,9 @@ BATCH = 256
 IN_FLIGHT = 1_024
 
 
-async def stage(
-    jetstream: JetStreamContext, name: str, hears: str, says: str, handle: Callable[[Any], Any]
-) -> None:
+async def work_at(jetstream: "JetStreamContext", stream: str, stage: Stage) -> None:
     """Take batches until cancelled."""
-    subscription = await jetstream.pull_subscribe_bind(name, "BARE")
+    subscription = await jetstream.pull_subscribe_bind(_durable(stage), stream)
     while True:
         try:
             batch = await subscription.fetch(BATCH, timeout=1)
@@ -36,64 +33,52 @@ async def stage(
             continue
         answers = []
         for message in batch:
-            data = handle(json.loads(message.data))
-            if says:
-                answers.append(await jetstream.publish_async(says, json.dumps(data).encode()))
+            data = stage.handle(json.loads(message.data))
+            if stage.says:
+                answers.append(await jetstream.publish_async(stage.says, json.dumps(data).encode()))
         await asyncio.gather(*answers)
         for message in batch:
             await message.ack()
 
 
+def _durable(stage: Stage) -> str:
+    return stage.hears.replace(".", "_")
+
+
 async def run_all(task: job.Job, url: str) -> None:
     """Publish the job's messages while the stages work."""
-    finished = asyncio.Event()
-
-    def validate(segment: Any) -> Any:
-        work.validate(segment)
-        return segment
-
-    def sink(caption: Any) -> None:
-        task.tally.add(caption)
-        if task.is_done:
-            finished.set()
-
+    all_stages, finished = stages(task)
+    stream = f"BARE{os.getpid()}"
     client = await nats.connect(url)
     jetstream = client.jetstream(publish_async_max_pending=IN_FLIGHT)
-    await jetstream.add_stream(name="BARE", subjects=["bare.>"], retention=RetentionPolicy.INTEREST)
-    stages = []
-    for name, hears, says, handle in (
-        ("validate", work.RAW, work.VALID, validate),
-        ("transform", work.VALID, work.CAPTIONS, work.transform),
-        ("sink", work.CAPTIONS, "", sink),
-    ):
+    subjects = [stage.hears for stage in all_stages]
+    await jetstream.add_stream(name=stream, subjects=subjects, retention=RetentionPolicy.INTEREST)
+    running = []
+    for stage in all_stages:
         await jetstream.add_consumer(
-            "BARE",
+            stream,
             ConsumerConfig(
-                durable_name=name,
-                filter_subject=f"bare.{hears}",
+                durable_name=_durable(stage),
+                filter_subject=stage.hears,
                 deliver_policy=DeliverPolicy.NEW,
                 max_ack_pending=10_000,
             ),
         )
-        stages.append(
-            asyncio.create_task(stage(jetstream, name, f"bare.{hears}", says and f"bare.{says}", handle))
-        )
+        running.append(asyncio.create_task(work_at(jetstream, stream, stage)))
     task.start()
     for segment in task.segments():
-        await jetstream.publish_async(f"bare.{work.RAW}", json.dumps(segment).encode())
+        await jetstream.publish_async(all_stages[0].hears, json.dumps(segment).encode())
     await finished.wait()
     task.stop()
-    for running in stages:
-        running.cancel()
-    await asyncio.wait(stages)
+    for one in running:
+        one.cancel()
+    await asyncio.wait(running)
     await client.close()
 
 
 def run(task: job.Job) -> None:
     """The whole program."""
-    if "NATS_URL" not in os.environ:
-        raise job.NotAvailableError("no nats-server to run on")
-    asyncio.run(run_all(task, os.environ["NATS_URL"]))
+    asyncio.run(run_all(task, job.server("nats")))
 
 
 if __name__ == "__main__":

@@ -99,8 +99,13 @@ _WAITING: Final = 1_000
 """Messages that may wait, over all queues: what is left when the time is over should not take long."""
 
 
+def queue_limit(plugins_in_all: int) -> int:
+    """Of each of so many queues."""
+    return max(16, _WAITING // plugins_in_all)
+
+
 def _manifest(name: str, plugins_in_all: int, *, hears: Sequence[str], says: Sequence[str] = ()) -> Manifest:
-    limit = max(16, _WAITING // plugins_in_all)
+    limit = queue_limit(plugins_in_all)
     return manifest(name, hears=hears, says=says, delivery={"queue_limit": limit})
 
 

@@ -15,6 +15,10 @@ SDK when a context is made, an exporter when the environment asks for it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from common_telemetry import compiled
+
+compiled.obey()
+
 if TYPE_CHECKING:
     from common_telemetry.attributes import Attributes
     from common_telemetry.config import TelemetryConfig, TelemetryConfigError

@@ -100,6 +100,28 @@ SHED: Final = Metric(
     "Messages that a plugin gave up rather than slow those that send them. Absent while there are none.",
     (*_PLUGIN, "message.topic", "reason"),
 )
+DEAD_LETTER_COUNT: Final = Metric(
+    "plugin.dead_letter.count",
+    "gauge",
+    "{message}",
+    "Dead letters of a plugin that are kept, whether it runs or not.",
+    ("plugin.name",),
+)
+DEAD_LETTER_AGE: Final = Metric(
+    "plugin.dead_letter.age",
+    "gauge",
+    "s",
+    "How long the oldest dead letter of a plugin has been kept; 0 where there is none.",
+    ("plugin.name",),
+)
+HISTORY_DROPPED: Final = Metric(
+    "plugin.history.dropped",
+    "counter",
+    "{item}",
+    "What a plugin did that is not in the message history, because more came than was written: records, and "
+    "messages that were to be kept whole (payloads). Absent while there is nothing.",
+    ("plugin.name", "history.item"),
+)
 LOST: Final = Metric(
     "telemetry.lost",
     "counter",
@@ -116,5 +138,8 @@ CATALOGUE: Final = (
     PROCESS_DURATION,
     QUEUE_TIME,
     SHED,
+    DEAD_LETTER_COUNT,
+    DEAD_LETTER_AGE,
+    HISTORY_DROPPED,
     LOST,
 )

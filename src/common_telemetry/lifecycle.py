@@ -102,7 +102,7 @@ class LifecycleScope:
         self._span.set_attribute(RESULT, result)
         if error is not None:
             self._span.set_attribute(ERROR_TYPE, error_type(error))
-            self._span.record_exception(error, timestamp=self._start + elapsed_ns)
+            self._span.record_exception(error, exception_attributes(error), self._start + elapsed_ns)
         self._span.end(self._start + elapsed_ns)
 
     def _log(self, attributes: dict[str, AttributeValue]) -> None:
@@ -125,20 +125,28 @@ class LifecycleScope:
 
 
 def report_state(
-    engine: PluginEngine, plugin: PluginIdentity, faults: Faults, previous: str, reason: str, *, failed: bool
+    engine: PluginEngine,
+    plugin: PluginIdentity,
+    faults: Faults,
+    previous: str,
+    reason: str,
+    cause: str,
+    *,
+    failed: bool,
 ) -> None:
     """The plugin has its present status instead of `previous`: a count of the event, and a log record."""
     with faults.guard("lifecycle", f"plugin {plugin.name!r}: its change of state is not reported"):
         result = "failure" if failed else "ok"
         outcome = {**plugin.attributes, EVENT: STATE_CHANGE, RESULT: result}
         engine.recorder(catalogue.LIFECYCLE_EVENTS)(1, outcome, Context())
-        because = f": {reason}" if reason else ""
+        why = reason or cause
+        because = f": {why}" if why else ""
         engine.logs.emit(
             plugin.scope,
             plugin.version,
             logging.ERROR if failed else logging.WARNING if reason else logging.INFO,
             f"plugin {plugin.name} {plugin.version}: {previous} -> {plugin.status}{because}",
-            {**outcome, PREVIOUS_STATUS: previous, REASON: reason},
+            {**outcome, PREVIOUS_STATUS: previous, REASON: why},
             context=Context(),
             event_name=f"plugin.lifecycle.{STATE_CHANGE}",
         )

@@ -1,6 +1,6 @@
 """Publishing and processing a message, as telemetry sees it: the promises every engine keeps."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import ClassVar, Self
@@ -11,7 +11,7 @@ from common_telemetry import propagation
 from common_telemetry.message import ObservedMessage, Outgoing
 
 
-class MessageScope(ABC):
+class MessageScope:
     """A `with` block around one span. Telemetry raises nothing in it; the block's own errors pass through."""
 
     __slots__ = ()
@@ -51,12 +51,15 @@ class PublishScope(MessageScope):
     def carrier(self) -> dict[str, str]:
         """What to put into the message before it is sent: traceparent, tracestate, baggage; {} when off."""
 
+    def make_current(self) -> None:
+        """Make the span current for what is left of the block, if it is not. Call within the block."""
+
     @abstractmethod
     def fail(self, error: BaseException | str) -> None:
         """The transport did not take it: the span becomes an error. Call within the block."""
 
 
-class PublishBatchScope(ABC):
+class PublishBatchScope:
     """A `with` block around several messages on their way to the transport. Raises nothing of its own."""
 
     __slots__ = ()
@@ -108,7 +111,7 @@ class ProcessScope(MessageScope):
         """How it ended: processed, filtered, dead_lettered or retry. Call within the block."""
 
 
-class MessageTelemetry(ABC):
+class MessageTelemetry:
     """Message spans of one plugin, for the host that moves the messages."""
 
     __slots__ = ()
@@ -118,11 +121,18 @@ class MessageTelemetry(ABC):
 
     @abstractmethod
     def publish(
-        self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
+        self,
+        topic: str,
+        message_id: str,
+        root_id: str,
+        parent_ids: tuple[str, ...] = (),
+        is_current: bool = True,
     ) -> PublishScope:
         """A PRODUCER span `publish <topic>`: child of the current span, or a new root.
 
         In init, shutdown and health checks it is a new root with a link: those are never parents of messages.
+        Unless `is_current` it need not be current in the block before `make_current` is called: that is for
+        who knows that most often no other code runs in it.
         """
 
     @abstractmethod

@@ -7,12 +7,19 @@ from typing import Final
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
-from common_telemetry.attributes import MESSAGE_TOPIC, REASON, Attributes, PluginIdentity, merged
-from common_telemetry.catalogue import SHED
+from common_telemetry.attributes import (
+    MESSAGE_TOPIC,
+    PLUGIN_NAME,
+    REASON,
+    Attributes,
+    PluginIdentity,
+    merged,
+)
+from common_telemetry.catalogue import DEAD_LETTER_AGE, DEAD_LETTER_COUNT, HISTORY_DROPPED, LOST, SHED
 from common_telemetry.engine import Clock, PluginEngine
 from common_telemetry.engines.fast.bounded import clean
 from common_telemetry.errors import describe
-from common_telemetry.health import Faults
+from common_telemetry.health import Faults, Signal
 from common_telemetry.instruments import Instruments
 from common_telemetry.lifecycle import LifecycleScope, lifecycle_elsewhere, report_state
 from common_telemetry.logs import PluginLogging
@@ -119,6 +126,30 @@ class PluginTelemetry:
             attributes = {**self._plugin.attributes, MESSAGE_TOPIC: topic, REASON: reason}
             self._engine.recorder(SHED)(1, attributes, None)
 
+    def dead_letters(self, count: int, age_s: float) -> None:
+        """How many dead letters of the plugin are kept, and the age of the oldest. For who keeps them.
+
+        They outlive versions and states, so these two measurements carry the plugin's name only.
+        """
+        with self._faults.guard("measurement", f"plugin {self.name!r}: dead letters are not measured"):
+            attributes = {PLUGIN_NAME: self.name}
+            self._engine.recorder(DEAD_LETTER_COUNT)(count, attributes, None)
+            self._engine.recorder(DEAD_LETTER_AGE)(age_s, attributes, None)
+
+    def history_dropped(self, item: str, count: int) -> None:
+        """Count what the message history has no room for, `record` or `payload`. For who writes it."""
+        with self._faults.guard("measurement", f"plugin {self.name!r}: what was dropped is not counted"):
+            attributes = dict(zip(HISTORY_DROPPED.attributes, (self.name, item), strict=True))
+            self._engine.recorder(HISTORY_DROPPED)(count, attributes, None)
+
+    def lost(self, signal: Signal, count: int) -> None:
+        """Count what the plugin's own process had not sent when it died. For the host that kept it."""
+        if not count:
+            return
+        with self._faults.guard("measurement", f"plugin {self.name!r}: what was lost is not counted"):
+            attributes = dict(zip(LOST.attributes, (signal, "process", "process died"), strict=True))
+            self._engine.recorder(LOST)(count, attributes, None)
+
     def logger(self) -> logging.Logger:
         """The standard logger `echo.plugin.<name>`.
 
@@ -139,10 +170,13 @@ class PluginTelemetry:
         """A `with` block around init, shutdown, health_check or another event of the plugin's life."""
         return LifecycleScope(event, self._engine, self._plugin, self._clock, self._faults)
 
-    def state_changed(self, status: str, reason: str = "", *, failed: bool = False) -> None:
-        """plugin.status on everything from now on; the change is counted and logged, with its reason."""
+    def state_changed(self, status: str, reason: str = "", *, cause: str = "", failed: bool = False) -> None:
+        """plugin.status on everything from now on; the change is counted, and logged with what made it.
+
+        `reason`: what is wrong, which makes it a warning. `cause`: what else made it change.
+        """
         previous, self._plugin.status = self._plugin.status, status
-        report_state(self._engine, self._plugin, self._faults, previous, reason, failed=failed)
+        report_state(self._engine, self._plugin, self._faults, previous, reason, cause, failed=failed)
 
     def _can_be_read(self, span: str, key: str, value: object) -> bool:
         try:

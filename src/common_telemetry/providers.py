@@ -18,11 +18,10 @@ from common_telemetry.attributes import UNBOUNDED, PluginIdentity
 from common_telemetry.catalogue import LOST
 from common_telemetry.config import TelemetryConfig, TelemetryConfigError
 from common_telemetry.engines.fast.buffer import Buffer
-from common_telemetry.engines.fast.loggers import FastLoggerProvider, FastRecord
+from common_telemetry.engines.fast.loggers import FastLoggerProvider
 from common_telemetry.engines.fast.metrics import Metrics, options_of
 from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.engines.fast.provider import FastTracerProvider
-from common_telemetry.engines.fast.spans import FastSpan
 from common_telemetry.engines.official import PluginProviders
 from common_telemetry.environment import ExporterChoice, in_force
 from common_telemetry.health import Faults, Signal
@@ -52,9 +51,9 @@ class Exporters:
     logs: "list[LogPipeline]" = field(default_factory=list)
     readers: "list[MetricReader]" = field(default_factory=list)  # pull readers, which have no exporter
     # What the fast engine fills, and the pipelines that empty it.
-    spans: Buffer[FastSpan] | None = None
+    spans: Buffer | None = None
     measured: Metrics | None = None
-    records: Buffer[FastRecord] | None = None
+    records: Buffer | None = None
     fast: list[Pipeline] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
     redaction: Redaction = NO_REDACTION

@@ -1,6 +1,7 @@
 """Finished spans handed to callbacks in the same process, before and beside any exporter."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from threading import RLock
 from typing import Any
@@ -22,7 +23,8 @@ class Tap(SpanProcessor):
         self._faults = faults
         self._redaction = redaction
         self._lock = RLock()
-        self.callbacks: tuple[Callback, ...] = ()
+        self.callbacks: list[Callback] = []
+        """One list for good: who asks for every message whether anybody is here keeps it."""
 
     def add(self, callback: Callback) -> Callable[[], None]:
         """Call `callback` from now on; the returned function ends that, and is safe to repeat."""
@@ -33,18 +35,18 @@ class Tap(SpanProcessor):
             callback(record)
 
         with self._lock:
-            self.callbacks = (*self.callbacks, entry)
+            self.callbacks.append(entry)
 
         def remove() -> None:
-            with self._lock:
-                self.callbacks = tuple(one for one in self.callbacks if one is not entry)
+            with self._lock, suppress(ValueError):
+                self.callbacks.remove(entry)
 
         return remove
 
     def close(self) -> None:
         """Forget all callbacks."""
         with self._lock:
-            self.callbacks = ()
+            self.callbacks.clear()
 
     def on_end(self, span: ReadableSpan) -> None:
         """Part of SpanProcessor."""
@@ -56,7 +58,7 @@ class Tap(SpanProcessor):
         """Call every callback with `record`. What they raise ends here."""
         if self._redaction.is_active:
             record = _redacted(record, self._redaction)
-        for callback in self.callbacks:
+        for callback in tuple(self.callbacks):
             with self._faults.guard("tap", f"a tap failed on span {record.name!r}"):
                 callback(record)
 

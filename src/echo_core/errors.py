@@ -6,7 +6,8 @@ EchoCoreError
 │   ├── PublishRefused         the topic is not among the plugin's publications
 │   ├── PluginLoadError        the library cannot be turned into a plugin
 │   ├── PluginInitError        `init` raised or ran out of time
-│   └── ConfigError            the configuration does not fit the plugin
+│   ├── ConfigError            the configuration does not fit the plugin
+│   └── StateError             what a source wants to be kept cannot be kept, or read back
 ├── TopicError                 a topic or pattern is malformed
 ├── MessageError               a message cannot be encoded or decoded
 ├── ManifestError              manifest.json has faults (all of them, at once)
@@ -35,7 +36,10 @@ from typing import ClassVar
 
 
 class EchoCoreError(Exception):
-    """The root. `code` names the kind for people and scripts, `exit_code` is the command line's."""
+    """Something failed that has no kind of its own.
+
+    The root: `code` names the kind for people and scripts, `exit_code` is the command line's.
+    """
 
     code: ClassVar[str] = "E-FAILED"
     exit_code: ClassVar[int] = 1
@@ -59,7 +63,10 @@ class EchoCoreError(Exception):
 
 
 class PluginError(EchoCoreError):
-    """The root of the errors of plugins: raise it, or one of your own below it, to fail a message."""
+    """A plugin failed.
+
+    The root of the errors of plugins: raise it, or one of your own below it, to fail a message.
+    """
 
     code = "E-PLUGIN"
 
@@ -94,6 +101,12 @@ class ConfigError(PluginError):
 
     code = "E-CONFIG"
     exit_code = 2
+
+
+class StateError(PluginError):
+    """The state of a source cannot be kept, or what was kept of it cannot be read."""
+
+    code = "E-CHECKPOINT"
 
 
 class TopicError(EchoCoreError):
@@ -227,6 +240,8 @@ class TransportError(EchoCoreError):
     """The transport cannot do what was asked."""
 
     code = "E-TRANSPORT"
+    accepted: int = 0
+    """Of several that were published together, how many were accepted before, as far as that is known."""
 
 
 class TransportClosed(TransportError):
@@ -236,6 +251,8 @@ class TransportClosed(TransportError):
 class StoreError(TransportError):
     """A store of messages cannot be opened, read or written: permissions, disk, lock, or damage."""
 
+    may_pass = False
+    """Whether it may be mended without us: a full disk, a lock. What is damaged is not."""
     code = "E-STORE"
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, Protocol, TypeAlias, TypeVar
@@ -123,6 +123,23 @@ class PluginContext(Protocol):
     @property
     def publications(self) -> tuple[str, ...]:
         """The topics or patterns that it may publish to; roles publish to the first."""
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        """What a source must know to go on where it was: JSON-like values by name, 64 KiB in all.
+
+        What it says when a message is published is kept once that message, everything before it, and all
+        that plugins made of them, has ended; what it says when `produce` returns, once all has ended. The
+        next run, another version, or a new process begins with what was kept. So set it before the last
+        message that belongs to a position:
+
+            for number, line in enumerate(self.lines[self.context.state.get("next", 0) :], 1):
+                self.context.state["next"] = number
+                yield line
+
+        What was published and had not ended is published again after a crash. It has the same `id` if the
+        same data comes from the same state. Use it in `produce`; raises `StateError` for all but sources.
+        """
 
     @property
     def transport(self) -> "Transport":

@@ -60,13 +60,10 @@ class Role(Plugin):
                 fix="write a plain def" if is_async else f"write `async def {name}`, or `blocking=True`",
             )
 
-    # These three are no coroutines: they hand on another's, which saves one for each message.
+    def _in_thread(self, method: Callable[[BaseMessage], Any], message: BaseMessage) -> Awaitable[Any]:
+        return self.context.run_blocking(method, message)
 
-    def _call(self, method: Callable[[BaseMessage], Any], message: BaseMessage) -> Awaitable[Any]:
-        if self.blocking:
-            return self.context.run_blocking(method, message)
-        awaitable: Awaitable[Any] = method(message)
-        return awaitable
+    # No coroutine: it hands on another's, which saves one for each message.
 
     def _publish(self, output: Output) -> Awaitable[object]:
         if isinstance(output, tuple):
@@ -85,10 +82,6 @@ class Role(Plugin):
             and isinstance(output[0], str)
         )
         return (output[0], output[1]) if is_addressed else (self._first_publication(), output)
-
-    def _pass_on(self, message: BaseMessage) -> Awaitable[BaseMessage]:
-        """Publish the data as it is; what it looks like says nothing about where it goes."""
-        return self.context.publish(self._first_publication(), message.data)
 
     async def _call_batch(self, messages: Sequence[BaseMessage]) -> Any:
         """What the author's batch method returned."""
@@ -193,15 +186,21 @@ class Validator(Role):
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
         """Publish the message's data if it is valid."""
         try:
-            await self._call(self.validate, message)
+            validated: Any = (
+                self._in_thread(self.validate, message) if self.blocking else self.validate(message)
+            )
+            await validated
         except Invalid as invalid:
             return ProcessingStatus.FAILED(str(invalid))
-        await self._pass_on(message)
-        return ProcessingStatus.ACKNOWLEDGED
+        await self.context.publish(self._first_publication(), message.data)
+        return _OK
 
     async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
         """Publish the data of the valid ones."""
         found = await self._call_each(self.validate, messages)
+        if found.count(None) == len(found):
+            await self._pass_all_on(messages)
+            return [_OK] * len(messages)
         await self._pass_all_on(_chosen(messages, [error is None for error in found]))
         return [
             _OK
@@ -224,10 +223,11 @@ class Filter(Role):
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
         """Publish the message's data if it is to be kept."""
-        if not await self._call(self.keep, message):
+        kept: Any = self._in_thread(self.keep, message) if self.blocking else self.keep(message)
+        if not await kept:
             return ProcessingStatus.FILTERED
-        await self._pass_on(message)
-        return ProcessingStatus.ACKNOWLEDGED
+        await self.context.publish(self._first_publication(), message.data)
+        return _OK
 
     async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
         """Publish the data of those that are to be kept."""
@@ -252,11 +252,12 @@ class Transformer(Role):
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
         """Publish what `transform` made."""
-        output = await self._call(self.transform, message)
+        made: Any = self._in_thread(self.transform, message) if self.blocking else self.transform(message)
+        output = await made
         if output is None:
             return ProcessingStatus.FILTERED
         await self._publish(output)
-        return ProcessingStatus.ACKNOWLEDGED
+        return _OK
 
     async def transform_batch(self, messages: Sequence[BaseMessage]) -> Sequence[Output | None]:
         """Optional: the outputs of many messages at once, one each; for what works on many more cheaply.
@@ -301,13 +302,14 @@ class Router(Role):
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
         """Publish the message's data to each topic that `route` named."""
-        routes = await self._call(self.route, message)
+        found: Any = self._in_thread(self.route, message) if self.blocking else self.route(message)
+        routes = await found
         topics = (routes,) if isinstance(routes, str) else tuple(routes)
         if not topics:
             return ProcessingStatus.FILTERED
         for destination in topics:
             await self.context.publish(destination, message.data)
-        return ProcessingStatus.ACKNOWLEDGED
+        return _OK
 
     async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
         """Publish the data of each to its topics."""
@@ -420,8 +422,9 @@ class Sink(Role):
 
     async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
         """Write it."""
-        await self._call(self.write, message)
-        return ProcessingStatus.ACKNOWLEDGED
+        written: Any = self._in_thread(self.write, message) if self.blocking else self.write(message)
+        await written
+        return _OK
 
     async def write_batch(self, messages: Sequence[BaseMessage]) -> Sequence[Exception | None] | None:
         """Optional: write many messages at once, for a store that takes many more cheaply.
@@ -434,7 +437,7 @@ class Sink(Role):
     async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
         """Write them."""
         found = await self._call_batch(messages)
-        if found is None:
+        if found is None or found.count(None) == len(found) == len(messages):
             return [_OK] * len(messages)
         return [result if isinstance(result, Exception) else _OK for result in found]
 

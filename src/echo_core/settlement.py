@@ -81,6 +81,14 @@ class FinishedPrefix(Generic[P]):
             finished = self._groups.popleft().position
         return finished
 
+    def forget(self, key: Hashable) -> None:
+        """`key` has not begun after all: its position is finished with a later one, never by itself."""
+        group = self._group_of.pop(key, None)
+        if group is not None:
+            group.unfinished -= 1
+            if not group.unfinished:
+                self._groups.remove(group)
+
     @property
     def unfinished(self) -> int:
         """How much has begun and not ended."""

@@ -14,6 +14,8 @@ MAX_LENGTH: Final = 255
 _WORD: Final = re.compile(r"[A-Za-z0-9_-]+")
 _ANY_ONE: Final = "*"
 _ANY_NUMBER: Final = "#"
+_NO_WORD: Final = "?"
+"""Stands for every word that a pattern does not name; no topic has it."""
 
 T = TypeVar("T")
 
@@ -57,17 +59,21 @@ class TopicPattern:
         # The set of positions in the pattern that some reading of the topic so far has reached.
         positions = self._skip_empty({0})
         for word in topic.split("."):
-            reached = set()
-            for at in positions:
-                if at == len(self._words):
-                    continue
-                expected = self._words[at]
-                if expected == _ANY_NUMBER:
-                    reached.add(at)
-                elif expected in (_ANY_ONE, word):
-                    reached.add(at + 1)
-            positions = self._skip_empty(reached)
+            positions = self._step(positions, word)
         return len(self._words) in positions
+
+    def _step(self, positions: Iterable[int], word: str) -> set[int]:
+        """Where one more word leads from these positions."""
+        reached = set()
+        for at in positions:
+            if at == len(self._words):
+                continue
+            expected = self._words[at]
+            if expected == _ANY_NUMBER:
+                reached.add(at)
+            elif expected in (_ANY_ONE, word):
+                reached.add(at + 1)
+        return self._skip_empty(reached)
 
     def _skip_empty(self, positions: set[int]) -> set[int]:
         """Add the positions after each `#`, which may stand for no word at all."""
@@ -92,6 +98,22 @@ class TopicPattern:
             seen.add(at)
             pending.extend(_common_steps(mine, theirs, *at))
         return False
+
+    def covers(self, other: "TopicPattern") -> bool:
+        """Whether every topic that `other` means is meant by this pattern too."""
+        words = {*self._words, *other._words, _NO_WORD} - {_ANY_ONE, _ANY_NUMBER}
+        pending = [(frozenset(other._skip_empty({0})), frozenset(self._skip_empty({0})))]
+        seen = set(pending)
+        while pending:
+            theirs, mine = pending.pop()
+            for word in words:
+                reached = frozenset(other._step(theirs, word)), frozenset(self._step(mine, word))
+                if len(other._words) in reached[0] and len(self._words) not in reached[1]:
+                    return False
+                if reached[0] and reached not in seen:
+                    seen.add(reached)
+                    pending.append(reached)
+        return True
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class Workspace:
 
     @property
     def state(self) -> Path:
-        """What the host keeps between runs: unpacked libraries and dead letters."""
+        """What the host keeps between runs: unpacked libraries, dead letters, how far sources have come."""
         return self.root / "core" / "state"
 
 

@@ -24,8 +24,14 @@ VOCABULARY = {
 MAY_IMPORT: dict[str, set[str]] = {
     "common_telemetry": set(),
     "vocabulary": {"common_telemetry"},
-    "echo_core.transports": {"vocabulary"},
-    "echo_core.runtime": {"vocabulary", "common_telemetry", "echo_core.transports"},
+    "echo_core.write_ahead": set(),
+    "echo_core.transports": {"vocabulary", "echo_core.write_ahead"},
+    "echo_core.runtime": {
+        "vocabulary",
+        "common_telemetry",
+        "echo_core.transports",
+        "echo_core.write_ahead",
+    },
     "echo_core.workshop": {"vocabulary", "echo_core.runtime"},
     "echo_core.testing": {"vocabulary", "common_telemetry", "echo_core.transports", "echo_core.runtime"},
     "echo_core.control": {"vocabulary", "common_telemetry", "echo_core.runtime"},

@@ -1,4 +1,12 @@
-from benchmarks.demands import Row, against_peers, of_latency, of_memory, of_seconds, of_subscriptions
+from benchmarks.demands import (
+    Row,
+    against_peers,
+    of_latency,
+    of_memory,
+    of_queues,
+    of_seconds,
+    of_subscriptions,
+)
 from benchmarks.measure import Measured, Run
 from benchmarks.peers import CONTESTANTS
 
@@ -65,6 +73,11 @@ def test_a_system_that_does_not_tell_memory_leaves_the_demand_open() -> None:
 def test_subscriptions_are_judged_by_the_medians_of_cpu_time() -> None:
     (row,) = of_subscriptions({"off": {10: [10.0, 10.0, 99.0], 1_000: [12.0, 12.0, 12.0]}}, "all")
     assert (row.found, row.met) == ("1.200x", True)
+
+
+def test_what_a_thousand_queues_cost_by_hand_is_shown_and_not_judged() -> None:
+    row = of_queues({10: [4.0, 4.0, 5.0], 1_000: [6.0, 6.0, 6.0]})
+    assert (row.found, row.met, row.note) == ("1.500x", None, "4.0 and 6.0 us CPU")
 
 
 def test_a_time_is_judged_by_its_median() -> None:

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from benchmarks.programs import latency, memory, process, scaling
+from benchmarks.programs import latency, memory, process, queues, scaling
 
 from benchmarks import ROOT
 
@@ -14,6 +14,13 @@ def test_every_curve_has_a_pipeline_that_handles_all_it_is_given(
     shape: str, engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scaling.main([shape, "4", "--seconds=0.02", f"--engine={engine}"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["messages"] > 0
+    assert found["cpu_us"] > 0
+
+
+def test_queues_by_hand_handle_all_they_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    queues.main(["4", "--seconds=0.02"])
     found = json.loads(capsys.readouterr().out)
     assert found["messages"] > 0
     assert found["cpu_us"] > 0
@@ -39,7 +46,10 @@ def test_the_host_says_once_that_all_its_plugins_are_running() -> None:
     assert done.stdout == "running\n"
 
 
-def test_a_plugin_in_its_own_process_is_measured_on_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_in_its_own_process_is_measured_on_both_sides(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_UNTIL_SPARE_S", 0.0)
     process.main(["--count=300", "--kills=1"])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["plugin"], one["engine"], one["batch_size"]) for one in found] == [

@@ -6,6 +6,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -37,8 +38,8 @@ def test_the_version_is_answered_by_the_installed_program() -> None:
     assert (done.stdout, done.stderr) == (f"{__version__}\n", "")
 
 
-def test_the_version_is_answered_before_the_parser_is_loaded() -> None:
-    assert not modules_after("--version") & {"cyclopts", "rich", *FORBIDDEN}
+def test_the_version_is_answered_before_the_parser_and_the_vocabulary_are_loaded() -> None:
+    assert not modules_after("--version") & {"cyclopts", "rich", "msgspec", "echo_core.plugin", *FORBIDDEN}
 
 
 def test_help_knows_every_verb_without_importing_what_it_runs_with() -> None:
@@ -206,6 +207,17 @@ def test_json_of_every_error_code_is_an_object_with_advice(call: Call) -> None:
         assert page["advice"]
 
 
+def test_what_else_has_an_error_code_stands_below_what_it_means(call: Call) -> None:
+    assert call("explain", "E-PLUGIN").stdout.split("\n\n")[1:4] == [
+        "A plugin failed.",
+        "These have it too:",
+        "- ProcessLost: The plugin's process ended before it answered.\n"
+        "- Asked: What a process was asked to do failed there, with this error.",
+    ]
+    lines = call("explain").stdout.splitlines()
+    assert "E-FAILED        Something failed that has no kind of its own." in lines
+
+
 def test_an_error_code_is_known_in_small_letters_too(call: Call) -> None:
     assert call("explain", "e-name").stdout == call("explain", "E-NAME").stdout
 
@@ -219,3 +231,18 @@ def test_every_error_class_of_the_project_has_its_explanation() -> None:
             importlib.import_module(module.name)
     assert {kind for kinds in error_classes().values() for kind in kinds} == known
     assert advice().keys() == error_classes().keys()
+
+
+def test_help_is_wrapped_where_it_is_shown_and_tells_a_verb_s_options_from_those_of_all(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    page = call("upgrade", "--help").stdout
+    own, everywhere = page.split("─ Parameters ─")[1].split("─ Everywhere ─")
+    assert "--strategy" in own
+    assert "--json" in everywhere
+    assert "--strategy" not in everywhere
+    text = [line.rstrip() for line in page.partition("╭")[0].splitlines()]
+    assert "For example: echo-core upgrade loud_words 2.0.0 --strategy canary --percent 10" in text
+    lines = text[text.index("") + 1 :]
+    assert all(len(line) > 60 for line, after in pairwise(lines) if line and after)

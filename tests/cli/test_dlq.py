@@ -64,11 +64,21 @@ def test_the_list_has_a_row_for_each_newest_first_and_the_groups_beside_it(
     keep(workspace, letter(), letter(second=60), letter("sink", "no\nroom"))
     done = call("dlq", "list")
     rows = done.stdout.splitlines()
-    assert rows[0].split() == ["ID", "TIME", "PLUGIN", "TOPIC", "ATTEMPTS", "REASON"]
+    assert rows[0].split() == ["ID", "TIME", "(UTC)", "PLUGIN", "VERSION", "TRIES", "REASON"]
     assert [row.split()[0] for row in rows[1:]] == ["3", "2", "1"]
     assert rows[1].split()[-1] == "no"
     assert done.stderr.splitlines()[0] == "2 x checker: missing field lang"
     assert done.stderr.splitlines()[-1] == "3 of 3 shown; one of them whole: echo-core dlq show ID"
+
+
+def test_a_very_long_reason_does_not_fill_the_list_and_stands_on_its_own_page(
+    call: Call, workspace: Workspace
+) -> None:
+    keep(workspace, letter(reason="ValueError: " + "x" * 9_000))
+    row = call("dlq", "list").stdout.splitlines()[1]
+    assert row.endswith("xxx… (9,012 characters)")
+    assert len(row) < 400
+    assert "x" * 9_000 in call("dlq", "show", "1").stdout
 
 
 def test_the_list_under_json_has_groups_and_letters_and_nothing_beside(
@@ -92,14 +102,38 @@ def test_the_list_can_be_of_one_plugin_and_short(call: Call, workspace: Workspac
     assert call("dlq", "list", "--plugin", "other").stdout == "no dead letters of other\n"
 
 
+def test_letters_that_are_not_alike_are_not_counted_beside_the_list(call: Call, workspace: Workspace) -> None:
+    keep(workspace, letter(), letter("sink"))
+    assert call("dlq", "list").stderr == "2 of 2 shown; one of them whole: echo-core dlq show ID\n"
+
+
+def test_the_groups_alone_are_a_table_and_a_page_begins_where_the_last_one_ended(
+    call: Call, workspace: Workspace
+) -> None:
+    keep(workspace, letter(reason="no 1"), letter(reason="no 2", second=60), letter("sink"))
+    done = call("dlq", "list", "--groups")
+    assert [line.split()[:4] for line in done.stdout.splitlines()[1:]] == [
+        ["2", "checker", "no", "…"],
+        ["1", "sink", "missing", "field"],
+    ]
+    assert done.stderr == ""
+    document = json.loads(call("dlq", "list", "--before", 3, "--limit", 1, "--json").stdout)
+    assert [one["id"] for one in document["letters"]] == [2]
+
+
+def test_lines_in_a_pipe_have_no_blanks_at_their_ends(call: Call, workspace: Workspace) -> None:
+    keep(workspace, letter(), letter(reason="a much longer reason than that"))
+    assert not [line for line in call("dlq", "list").stdout.splitlines() if line != line.rstrip()]
+
+
 def test_the_groups_count_every_letter_however_few_are_shown(call: Call, workspace: Workspace) -> None:
     keep(workspace, letter("b"), letter("a", second=60), letter("a"), *[letter("c")] * 3)
     document = json.loads(call("dlq", "list", "--limit", 3, "--json").stdout)
     assert document["total"] == 6
     assert [(kind["plugin"], kind["count"]) for kind in document["groups"]] == [("c", 3), ("a", 2), ("b", 1)]
     assert (document["groups"][1]["first"], document["groups"][1]["last"]) == (
-        "2026-09-21 14:13:20.000+00:00",
-        "2026-09-21 14:14:20.000+00:00",
+        "2026-09-21T14:13:20.000+00:00",
+        "2026-09-21T14:14:20.000+00:00",
     )
     document = json.loads(call("dlq", "list", "--plugin", "a", "--limit", 1, "--json").stdout)
     assert (document["total"], document["groups"][0]["count"]) == (2, 2)
@@ -131,7 +165,7 @@ def test_one_letter_under_json_has_the_message_decoded(call: Call, workspace: Wo
     document = json.loads(call("dlq", "show", 1, "--json").stdout)
     assert document["schema"] == "echo-core.dlq.show/1"
     assert document["message"]["data"]["raw"] == "AA=="
-    assert [attempt["error"] for attempt in document["attempts"]] == ["the clue", "late"]
+    assert [attempt["error"] for attempt in document["errors"]] == ["the clue", "late"]
 
 
 def test_bytes_that_are_no_message_are_shown_as_the_text_they_are(call: Call, workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ from cli.test_dlq import letter
 from echo_core.message import BaseMessage, encode
 from echo_core.runtime.dead_letters import FILE_NAME, MOST_REPLAYS, DeadLetter, DeadLetterStore
 from echo_core.workspace import SETTINGS_FILE, Workspace
-from support.stores import rows, store_at
+from support.stores import rows, store_at, write
 
 Call = Callable[..., CompletedProcess[str]]
 
@@ -57,11 +57,11 @@ def test_a_replay_ends_with_how_many_were_sent(call: Call, workspace: Workspace)
     keep(workspace, of(1), of(2), of(3, plugin="sink"))
     done = call("dlq", "replay", "--plugin", "checker")
     assert (done.returncode, done.stdout) == (0, "replay 1: 2 of 2 replayed\n")
-    assert rows(workspace.state / "messages.sqlite", "SELECT count(*) FROM deliveries") == [(2,)]
+    assert rows(workspace.state / "messages.sqlite", "SELECT sum(count) FROM deliveries") == [(2,)]
     assert [one.plugin for one in left(workspace)] == ["sink"]
     done = call("dlq", "replay", "--all", "--json")
     assert done.returncode == 1
-    document = json.loads(done.stdout)
+    document = json.loads(done.stdout)["job"]
     assert (document["done"], document["failed"]) == (0, 1)
     assert "nobody ever subscribed as 'sink'" in document["reason"]
     jobs = call("dlq", "jobs").stdout.splitlines()
@@ -85,6 +85,17 @@ def test_it_must_be_said_which_are_meant(call: Call, verb: str) -> None:
     assert (done.returncode, "it is not said which" in done.stderr, "--all" in done.stderr) == (2, True, True)
 
 
+@pytest.mark.parametrize("verb", ["replay", "discard", "export"])
+def test_a_number_that_there_is_not_is_said_and_nothing_is_done(
+    call: Call, workspace: Workspace, verb: str
+) -> None:
+    keep(workspace, of(1))
+    done = call("dlq", verb, 1, 77)
+    assert done.returncode == 3
+    assert "there is no dead letter 77" in done.stderr
+    assert len(left(workspace)) == 1
+
+
 def test_without_a_host_a_replay_in_memory_waits_for_one(
     call: Call, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +105,18 @@ def test_without_a_host_a_replay_in_memory_waits_for_one(
     done = call("dlq", "replay", 1)
     assert (done.returncode, done.stdout) == (0, "replay 1: 0 of 1 replayed; waiting\n")
     assert "no host runs" in done.stderr
+
+
+def test_a_replay_that_waits_can_be_cancelled(
+    call: Call, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echo_core.cli.dlq_replay._PATIENCE_S", 0.0)
+    workspace.settings_file.write_text("")
+    keep(workspace, of(1))
+    call("dlq", "replay", 1)
+    assert "cancelled" in call("dlq", "jobs", "--cancel", 1).stdout
+    assert call("dlq", "jobs", "--cancel", 1).returncode == 4
+    assert call("dlq", "jobs", "--cancel", 2).returncode == 3
 
 
 def test_quarantined_and_edited_letters_are_marked(call: Call, workspace: Workspace) -> None:
@@ -135,6 +158,37 @@ def test_an_edit_is_shown_kept_and_replayed(
     assert call("dlq", "edit", 1, "--data=-").stdout == "nothing was changed\n"
 
 
+def test_an_editor_that_fails_changes_nothing(
+    call: Call, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(workspace, of({"text": "hello"}))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for editor in ("false", "no-such-editor"):
+        monkeypatch.setenv("VISUAL", editor)
+        done = call("dlq", "edit", 1)
+        assert (done.returncode, "nothing was changed" in done.stderr) == (2, True)
+    assert left(workspace)[0].edited is None
+
+
+def test_what_was_typed_into_an_editor_and_is_no_json_is_kept(
+    call: Call, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep(workspace, of({"text": "hello"}))
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nsed -i \'s/hello"/mended/\' "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("VISUAL", str(editor))
+    done = call("dlq", "edit", 1)
+    (file,) = tmp_path.glob("echo-core-*/dead-letter-1.json")
+    assert (done.returncode, f"--data {file}" in done.stderr, "mended" in file.read_text()) == (2, True, True)
+    file.write_text('{"text": "mended"}')
+    editor.write_text(f'#!/bin/sh\ncp {file} "$1"\n')
+    assert '+  "text": "mended"' in call("dlq", "edit", 1).stdout
+    assert len(list(tmp_path.glob("echo-core-*"))) == 1
+
+
 def test_an_edit_that_cannot_be_is_refused(call: Call, workspace: Workspace, tmp_path: Path) -> None:
     keep(workspace, of({"text": "hello"}), of({"raw": b"\x00"}))
     wrong = tmp_path / "wrong.json"
@@ -151,6 +205,7 @@ def test_an_edit_that_cannot_be_is_refused(call: Call, workspace: Workspace, tmp
 
 def test_letters_are_discarded_for_good(call: Call, workspace: Workspace) -> None:
     keep(workspace, of(1), of(2), of(3))
+    assert call("dlq", "discard", "--all", "--dry-run").stdout == "3 would be discarded\n"
     assert call("dlq", "discard", 1, 3).stdout == "2 discarded\n"
     assert [one.id for one in left(workspace)] == [2]
     assert json.loads(call("dlq", "discard", "--all", "--json").stdout)["discarded"] == 1
@@ -174,3 +229,18 @@ def test_letters_travel_in_a_file_with_all_that_is_known_of_them(
     done = call("dlq", "import", file)
     assert (done.returncode, "line 3" in done.stderr) == (2, True)
     assert len(left(workspace)) == 2
+
+
+def test_damaged_letters_are_marked_found_and_saved(call: Call, workspace: Workspace) -> None:
+    keep(workspace, of(1), of(2))
+    assert call("dlq", "check").returncode == 0
+    write(workspace.state / FILE_NAME, "UPDATE dead_letters SET topic = 'other' WHERE id = 2")
+    assert "[damaged]" in call("dlq", "list").stdout
+    assert "not replayed" in call("dlq", "show", 2).stderr
+    done = call("dlq", "check")
+    assert (done.returncode, "dead letter 2" in done.stdout, "dlq repair" in done.stderr) == (1, True, True)
+    assert "dlq check" in call("doctor").stdout
+    done = call("dlq", "repair")
+    assert (done.returncode, "lost: dead letter 2" in done.stdout) == (1, True)
+    assert json.loads(call("dlq", "check", "--json").stdout)["ok"] is True
+    assert [one.id for one in left(workspace)] == [1]

@@ -1,5 +1,6 @@
 """Each planted fault is found, named, and has a fix; all well is exit code 0."""
 
+import io
 import json
 import socket
 from collections.abc import Callable, Iterable
@@ -7,13 +8,17 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from rich.console import Console
 
 from echo_core.cli import checks
 from echo_core.cli.checks import Check
 from echo_core.cli.doctor import report
 from echo_core.errors import LibraryError
 from echo_core.manifest import Manifest
+from echo_core.message import BaseMessage
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetter, DeadLetterStore
+from echo_core.runtime.message_history.door import history_path
+from echo_core.runtime.message_history.recorder import Recorder
 from echo_core.runtime.registry import Enabled
 from echo_core.runtime.settings import Settings
 from echo_core.workspace import BUILD_TYPES, SETTINGS_FILE, Workspace
@@ -70,11 +75,19 @@ def test_a_fault_is_exit_code_1_and_the_document_counts_it(call: Call, workspace
     assert fault["fix"] == f"mkdir -p '{workspace.workshop}'"
 
 
-def test_a_report_is_a_line_a_check_with_the_fix_below_what_is_not_ok() -> None:
-    found = [Check("a", "ok", "fine", "never shown"), Check("b", "FAIL", "one\ntwo", "mend it")]
-    assert str(report(found, 1, 0)) == (
-        "ok    a: fine\nFAIL  b: one\n           two\n      fix: mend it\n1 problem, 0 warnings"
-    )
+def test_a_report_is_a_line_a_check_with_the_fix_below_what_is_not_ok_and_all_of_it_indented() -> None:
+    found = [Check("a", "ok", "fine", "never shown"), Check("b", "FAIL", "one two\nthree", "mend it now")]
+    stream = io.StringIO()
+    Console(file=stream, width=18, color_system=None).print(report(found, 1, 0))
+    assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
+        "ok    a: fine",
+        "FAIL  b: one two",
+        "           three",
+        "      fix: mend it",
+        "      now",
+        "1 problem, 0",
+        "warnings",
+    ]
 
 
 @pytest.mark.parametrize("version", [(3, 10, 9), (3, 14, 0)])
@@ -205,3 +218,22 @@ def test_an_endpoint_that_answers_is_well_and_one_that_does_not_is_a_fault(schem
 def test_an_endpoint_that_is_none_is_a_fault_too(endpoint: str) -> None:
     (found,) = checks.check_telemetry({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint})
     assert found.status == "FAIL"
+
+
+def test_a_history_of_messages_that_is_damaged_or_has_gaps_is_named(workspace: Workspace) -> None:
+    settings = Settings()
+    assert checks.check_history(workspace, settings).detail == "none yet"
+    recorder = Recorder(history_path(settings, workspace), settings.history, stays=("#",), queue_limit=1)
+    for _ in range(3):
+        message = BaseMessage(source="mic")
+        recorder.of("mic", "1").accepted("t.a", message, message.id, ())
+    recorder.start()
+    recorder.close()
+    found = checks.check_history(workspace, settings)
+    assert found.status == "warn"
+    assert found.detail.startswith("1 records, ")
+    assert "2 were dropped" in found.detail
+    history_path(settings, workspace).write_bytes(b"no database, but long enough to be one" * 1_000)
+    found = checks.check_history(workspace, settings)
+    assert found.status == "FAIL"
+    assert "move it away" in found.fix

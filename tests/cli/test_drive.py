@@ -6,7 +6,9 @@ import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
-from echo_core.cli.drive import Event, drive
+import pytest
+
+from echo_core.cli.drive import Event, Stopper, drive
 from echo_core.cli.progress import ABORTING, RUNNING, STOPPING, PlainProgress
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot
@@ -106,3 +108,20 @@ def test_the_signals_are_given_back_after_the_run() -> None:
     before = signal.getsignal(signal.SIGTERM)
     driven(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_that_a_plugin_takes_is_taken_back(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> StandIn:
+        host = StandIn([], "stop")
+        stopper = Stopper(host, Notes())
+        with stopper.installed():
+            stopper.look()
+            assert caplog.records == []
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            stopper.look()
+            assert "SIGTERM is the host's" in caplog.text
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.01)
+        return host
+
+    assert asyncio.run(scenario()).calls == ["stop"]

@@ -127,12 +127,15 @@ def test_status_shows_every_plugin_and_fails_when_one_is_not_well(running: Call)
         done = running("status")
         assert done.returncode == 1
         assert "not ready\n  greeter 1.0 is paused: by an operator" in done.stdout
+        assert running("status", "greeter").returncode == 1
+        assert running("status", "ticker").returncode == 0
         assert running("pause", "greeter").stdout.startswith("greeter was paused already")
     finally:
         assert running("resume", "greeter").stdout == "greeter goes on\n"
     assert running("resume", "greeter").stdout == "greeter was not paused\n"
-    for verb in ("status", "pause", "resume"):
-        assert running(verb, "nobody").returncode == 3
+    for verb in ("status", "pause", "resume", "logs"):
+        done = running(verb, "greetr")
+        assert (done.returncode, "did you mean 'greeter'?" in done.stderr) == (3, True), verb
 
 
 def test_logs_shows_what_a_plugin_said(running: Call) -> None:
@@ -148,7 +151,7 @@ def test_a_version_is_tried_promoted_and_rolled_back(running: Call, workspace: W
     begun = running("upgrade", "greeter", "1.5", "--strategy", "canary", "--percent", "50")
     assert begun.returncode == 0
     assert "1.5 gets 50 %" in begun.stdout
-    assert "--finish or --abort" in begun.stdout
+    assert "--show, --percent NUMBER, --finish or --abort" in begun.stdout
     assert "1.5 gets 75 %" in running("upgrade", "greeter", "--percent", "75").stdout
     assert running("upgrade", "greeter", "--abort", "--finish").returncode == 2
     assert running("upgrade", "greeter", "--abort").stdout.startswith("1.5 was sent back: by an operator\n")
@@ -172,7 +175,8 @@ def test_top_prints_a_line_for_each_look(running: Call) -> None:
     first, second = done.stdout.splitlines()
     assert "2 of" in first
     assert "received" in second
-    assert running("top", "--json").returncode == 2
+    objects = running("top", "--interval", "0.01", "--count", "2", "--json").stdout.splitlines()
+    assert [json.loads(line)["ready"] for line in objects] == [True, True]
 
 
 WITHOUT_HOST = "status; top; pause x; resume x; logs; upgrade x; rollback x"

@@ -15,8 +15,13 @@ from typing import Any
 
 import pytest
 
+from common_telemetry import TelemetryConfig
+from common_telemetry.testing import InMemoryTelemetry
 from echo_core.cli.progress import ABORTING, STOPPING
+from echo_core.cli.run import recorder_for
 from echo_core.runtime.dead_letters import FILE_NAME
+from echo_core.runtime.settings import Settings
+from echo_core.transports.memory import MemoryTransport
 from echo_core.workshop.activate import activate
 from echo_core.workshop.build import build
 from echo_core.workshop.create import create
@@ -177,7 +182,7 @@ def test_what_cannot_be_handled_fails_the_run_and_is_found_where_the_run_says(
     assert (letters["total"], letters["letters"][0]["plugin"]) == (2, "keeper")
     letter = json.loads(run("dlq", "show", str(letters["letters"][1]["id"]), "--json").stdout)
     assert letter["message"]["data"] == {"number": 1}
-    assert [attempt["error"] for attempt in letter["attempts"]] == ["cannot keep 1"] * 2
+    assert [attempt["error"] for attempt in letter["errors"]] == ["cannot keep 1"] * 2
 
 
 def test_only_and_except_choose_among_the_activated_plugins(run: Run) -> None:
@@ -270,7 +275,8 @@ def test_a_plugin_that_fails_is_said_once(tmp_path: Path, run: Run) -> None:
     other = init(tmp_path / "other")
     add_plugin(other, "broken", BROKEN, subscriptions=["tick"])
     done = run("run", "--until-idle", "--project", str(other.root))
-    assert done.stderr.count("no import today") == 1
+    assert done.stderr.count("broken 1.0.0 failed: ") == 1
+    assert "at broken/__init__.py:1; because RuntimeError: no import today" in done.stderr
 
 
 def test_a_trace_is_shown_when_asked_for(run: Run) -> None:
@@ -325,3 +331,13 @@ def test_a_terminal_without_colour_shows_the_same_table(workspace: Workspace) ->
     assert CURSOR_UP in seen
     assert "* running" in seen
     assert not COLOUR.search(seen)
+
+
+def test_what_the_history_has_no_room_for_is_measured(tmp_path: Path) -> None:
+    with InMemoryTelemetry(TelemetryConfig()) as memory:
+        recorder = recorder_for(Settings(), Workspace(tmp_path), MemoryTransport(), memory.context)
+        assert recorder is not None
+        recorder.drop("worker", "record", 3)
+        recorder.close()
+        (point,) = memory.metrics("plugin.history.dropped")
+    assert (point.attributes, point.value) == ({"plugin.name": "worker", "history.item": "record"}, 3)

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the processes a
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = init(tmp_path_factory.mktemp("processes") / "ws")
     settings = workspace.settings_file
-    settings.write_text(settings.read_text().replace("[isolation]\n", '[isolation]\ntier = "process"\n'))
+    settings.write_text(
+        settings.read_text().replace("[isolation]\n", '[isolation]\ntier = "process"\nspare = false\n')
+    )
     ticks = {"config": {"count": 5, "pause_s": 0.0}, "publications": ["tick"], "plugin_type": "source"}
     keeps = {"config": {"fails": [], "takes_s": 0.0, "warns_at": -1}, "subscriptions": ["tick"]}
     add_plugin(workspace, "ticker", TICKER, **ticks)
@@ -82,7 +84,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on(workspace: Wor
     total = next(line.split() for line in stdout.splitlines() if line.startswith("total"))
     _, received, processed, *_ = (cell.replace(",", "") for cell in total)
     assert received == processed
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in after.values()) and time.monotonic() < until:
         time.sleep(0.01)
     assert not any(Path(f"/proc/{pid}").exists() for pid in after.values())

@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from echo_core.workspace import SETTINGS_FILE, Workspace
-from support.stores import fill, write
+from support.stores import fill, spoil
 
 Call = Callable[..., CompletedProcess[str]]
 
@@ -42,7 +42,7 @@ def test_stats_show_who_has_what_to_settle(call: Call, store: Path) -> None:
 def test_check_says_that_all_is_well_or_what_is_not(call: Call, store: Path) -> None:
     done = call("store", "check")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "everything is as it was written")
-    write(store, "UPDATE messages SET body = x'00' WHERE seq = 7")
+    spoil(store, 7)
     done = call("store", "check")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "the store is damaged")
     assert "message: 7: it is not as it was written" in done.stdout
@@ -51,7 +51,7 @@ def test_check_says_that_all_is_well_or_what_is_not(call: Call, store: Path) -> 
 
 
 def test_repair_says_what_was_saved_and_what_is_lost(call: Call, store: Path) -> None:
-    write(store, "UPDATE messages SET body = x'00' WHERE seq = 7")
+    spoil(store, 7)
     done = call("store", "repair")
     assert done.returncode == 1
     assert "lost: message 7 for all" in done.stdout

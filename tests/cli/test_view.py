@@ -47,6 +47,24 @@ def test_the_view_shows_rates_since_the_earlier_snapshot() -> None:
     assert row.split() == ["shout", "1.0.0", "*", "running", "1,200", "50", "4.0", "2", "1", "8,412"]
 
 
+def test_versions_of_one_plugin_are_counted_apart() -> None:
+    old, new = plugin(version="1.0.0", received=500), plugin(version="2.0.0", received=10)
+    after = host(2.0, plugin(version="2.0.0", received=30), old)
+    rows = [line.split() for line in text_of(live_view(host(1.0, new, old), after, hint=""))]
+    assert [(row[1], row[4]) for row in rows if row[0] == "shout"] == [("2.0.0", "20"), ("1.0.0", "0")]
+
+
+def test_versions_that_went_are_told_in_one_line_and_a_plugin_that_went_keeps_its_row() -> None:
+    went = [plugin(version=f"1.{number}", state=PluginState.STOPPED) for number in range(50)]
+    tally = [plugin("tally", version=version, state=PluginState.STOPPED) for version in ("1.0", "1.1")]
+    lines = text_of(live_view(host(1.0), host(2.0, plugin(version="2.0"), *went, *tally), hint=""))
+    rows = [line.split()[:4] for line in lines[2:-1]]
+    assert ["shout", "2.0", "*", "running"] in rows
+    assert ["tally", "1.1", "-", "stopped"] in rows
+    assert len([row for row in rows if row[0] in ("shout", "tally")]) == 2
+    assert lines[-1] == "earlier versions: shout 50, tally 1; see echo-core status NAME"
+
+
 def test_a_plugin_that_was_not_there_before_counts_from_nothing() -> None:
     row = text_of(live_view(host(1.0), host(2.0, plugin(received=5)), hint=""))[-1]
     assert row.split()[4] == "5.0"
@@ -84,6 +102,17 @@ def test_the_line_of_totals_adds_all_plugins_up() -> None:
     )
 
 
+def test_versions_that_have_stopped_are_no_plugins_that_do_not_run() -> None:
+    after = host(1.0, plugin("a", received=5), plugin("a", received=7, state=PluginState.STOPPED))
+    assert "  1 of 1 plugins running, received 12" in totals_line(host(0.0), after)
+
+
+def test_plugins_that_get_on_with_nothing_are_not_told_as_running() -> None:
+    states = (PluginState.RUNNING, PluginState.DEGRADED, PluginState.STALLED, PluginState.CIRCUIT_OPEN)
+    after = host(1.0, *(plugin(state.value, state=state) for state in states))
+    assert "  2 of 4 plugins running, 1 stalled, 1 circuit_open, received" in totals_line(host(0.0), after)
+
+
 def test_what_was_shed_is_shown_where_there_is_any() -> None:
     quiet, busy = plugin("quiet"), plugin("busy", shed={"queue_full": 12})
     header, first, second = text_of(live_view(host(0.0), host(1.0, quiet, busy), hint=""))[1:4]
@@ -92,6 +121,7 @@ def test_what_was_shed_is_shown_where_there_is_any() -> None:
     assert "shed" not in totals_line(host(0.0), host(1.0, quiet))
 
 
-def test_a_move_is_one_line_with_its_reason() -> None:
+def test_a_move_is_one_line_with_its_reason_and_more_only_where_a_plugin_is_broken() -> None:
     assert state_line("a", "1.0", PluginState.RUNNING) == "a 1.0 running"
-    assert state_line("a", "1.0", PluginState.FAILED, "no\x1b[2J\nmore") == r"a 1.0 failed: no\x1b[2J"
+    assert state_line("a", "1.0", PluginState.DEGRADED, "no\x1b[2J\nmore") == r"a 1.0 degraded: no\x1b[2J"
+    assert state_line("a", "1.0", PluginState.FAILED, "no\nmore") == "a 1.0 failed: no\n  more"

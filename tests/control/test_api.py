@@ -1,17 +1,18 @@
 """The control API of a real host, over real sockets."""
 
 import asyncio
-import http.client
 import json
 import logging
+import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from control.serving import Served, run
+from echo_core import PluginContext
 from echo_core.control.board import Board
 from echo_core.control.client import HostClient, reach_host, running_host
 from echo_core.control.documents import Changed, Status
@@ -19,14 +20,14 @@ from echo_core.control.door import Address, Door, find_door, open_door
 from echo_core.control.log_tail import LogTail
 from echo_core.control.openapi import document
 from echo_core.control.routes import ROUTES
-from echo_core.control.server import serve
-from echo_core.errors import ChangeRefused, NoHost, NotAllowed, NotFound, PluginInitError
-from echo_core.runtime.libraries.store import Store
-from echo_core.runtime.reconcile import Reconciler
+from echo_core.control.server import _listening, serve
+from echo_core.errors import ChangeRefused, NoHost, NotAllowed, NotFound, PluginInitError, SettingsError
 from echo_core.runtime.registry import enabled
 from echo_core.runtime.states import NEXT, PluginState
+from echo_core.transports.memory import MemoryTransport
 from echo_core.workspace import Workspace
-from runtime.hosting import Handler, World, manifest, running
+from runtime.hosting import Handler, World, manifest
+from runtime.message_history.history import recording
 from support.libraries import make_library, make_workspace
 
 BROKEN = """
@@ -35,87 +36,9 @@ BROKEN = """
 """
 
 
-class Served:
-    """A host with its control API, and a way to talk to it as a stranger might."""
-
-    def __init__(self, workspace: Workspace, world: World) -> None:
-        self.workspace = workspace
-        self.world = world
-        self.host = world.host
-
-    @property
-    def door(self) -> Door:
-        door = find_door(self.workspace)
-        assert door is not None
-        return door
-
-    @property
-    def client(self) -> HostClient:
-        return HostClient(self.door, self.workspace)
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        token: str | None = None,
-    ) -> tuple[int, Any]:
-        door = self.door
-        given = {"Authorization": f"Bearer {door.token if token is None else token}"} | dict(headers or {})
-
-        def call() -> tuple[int, Any]:
-            connection = http.client.HTTPConnection("127.0.0.1", door.address.port, timeout=20)
-            try:
-                connection.request(method, path, body, given)
-                response = connection.getresponse()
-                return response.status, json.loads(response.read())
-            finally:
-                connection.close()
-
-        return await asyncio.to_thread(call)
-
-
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return make_workspace(tmp_path / "ws")
-
-
-def run(
-    workspace: Workspace,
-    scenario: Callable[[Served], Awaitable[None]],
-    prepare: Callable[[World], None] = lambda world: None,
-    **board: Any,
-) -> None:
-    async def main() -> None:
-        world = World(workspace.root)
-        prepare(world)
-        reconciler = Reconciler(world.host, workspace, Store(workspace.state), known=enabled(workspace))
-        logs = LogTail()
-        made = Board(world.host, reconciler, workspace, world.dead_letters, logs, **board)
-        async with running(world):
-            serving = asyncio.create_task(serve(world.host, made, logs, workspace, 0))
-            try:
-                while find_door(workspace) is None or running_host_now(workspace) is None:
-                    assert not serving.done(), serving.exception()
-                    await asyncio.sleep(0.005)
-                await scenario(Served(workspace, world))
-            finally:
-                serving.cancel()
-                await asyncio.wait([serving])
-
-    asyncio.run(main())
-
-
-def running_host_now(workspace: Workspace) -> object:
-    """Whether something listens; asking it for an answer would block the loop that gives it."""
-    import socket
-
-    door = find_door(workspace)
-    assert door is not None
-    with socket.socket() as probe:
-        return True if probe.connect_ex(("127.0.0.1", door.address.port)) == 0 else None
 
 
 def test_a_plugin_s_whole_life_can_be_led_over_the_api(workspace: Workspace) -> None:
@@ -142,8 +65,8 @@ def test_a_plugin_s_whole_life_can_be_led_over_the_api(workspace: Workspace) -> 
         assert not enabled(workspace)
         _, logs = await served.ask("GET", "/v1/logs?plugin=greeter&limit=2")
         assert [line["text"] for line in logs["lines"]] == [
-            "greeter 1.0 is stopping",
-            "greeter 1.0 is stopped",
+            "greeter 1.0 is stopping: it is deactivated",
+            "greeter 1.0 is stopped: shutdown has ended",
         ]
 
     run(workspace, scenario)
@@ -167,8 +90,11 @@ def test_what_fails_says_why_and_leaves_all_as_it_was(workspace: Workspace) -> N
             ("POST", "/v1/plugins/nobody/activate", 404),
             ("POST", "/v1/plugins/greeter/resume", 200),
             ("GET", "/v1/dead-letters/7", 404),
-            ("GET", "/v1/dead-letters/seven", 400),
+            ("GET", "/v1/dead-letters/seven", 404),
+            ("GET", "/v1/dead-letters/replay", 405),
             ("GET", "/v1/logs?limit=-1", 400),
+            ("GET", "/v1/logs?limit=1001", 400),
+            ("HEAD", "/v1/status", 200),
             ("GET", "/nowhere", 404),
             ("DELETE", "/v1/status", 405),
         ):
@@ -243,6 +169,20 @@ def test_a_door_that_was_left_by_a_host_that_was_killed_is_no_host(workspace: Wo
     assert caught.value.fix.startswith("echo-core run")
 
 
+def test_a_host_that_listens_and_does_not_answer_is_told_from_none(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echo_core.control.client._PROMPT_S", 0.05)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with open_door(workspace, Address(pid=4, port=listener.getsockname()[1], version="0")):
+            with pytest.raises(NoHost, match="does not answer") as caught:
+                running_host(workspace)
+            assert "kill 4" in caught.value.fix
+    assert running_host(workspace) is None
+
+
 def test_the_client_raises_what_the_host_raised(workspace: Workspace) -> None:
     make_library(workspace, code=BROKEN, version="2.0")
 
@@ -308,7 +248,7 @@ def test_upgrades_are_begun_watched_ended_and_undone_over_the_api(workspace: Wor
         assert (back["trial"], back["outcome"]) == (None, "2.0 was sent back: by an operator")
         assert enabled_version() == "1.0"
 
-        await served.ask("POST", f"{path}/upgrade", canary.replace(b"canary", b"blue_green"))
+        await served.ask("POST", f"{path}/upgrade", canary.replace(b"canary", b"blue-green"))
         _, switched = await served.ask("POST", f"{path}/upgrade/switch")
         assert switched["trial"]["percent"] == 0
         _, promoted = await served.ask("POST", f"{path}/upgrade/promote")
@@ -334,6 +274,47 @@ def test_an_optional_plugin_that_is_not_well_leaves_the_host_ready(workspace: Wo
     run(workspace, scenario, prepare, optional=["spare"])
 
 
+def test_a_host_whose_start_takes_long_says_so_and_changes_wait_for_it(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("echo_core.control.server._PATIENCE_S", 0.01)
+    go_on = asyncio.Event()
+
+    class Late(Handler):
+        async def init(self, context: PluginContext) -> None:
+            await super().init(context)
+            await go_on.wait()
+
+    async def scenario(served: Served) -> None:
+        code, health = await served.ask("GET", "/health/ready")
+        assert (code, health["reasons"]) == (503, ["the host is starting", "late 1.2.3 is starting"])
+        assert (await served.ask("GET", "/health/live"))[0] == 200
+        pausing = asyncio.create_task(served.ask("POST", "/v1/plugins/late/pause"))
+        await asyncio.sleep(0.05)
+        assert not pausing.done()
+        go_on.set()
+        assert (await pausing)[1]["plugin"]["state"] == "paused"
+
+    run(workspace, scenario, lambda world: world.add(Late(), manifest("late", hears=("raw",))), steady=False)
+
+
+def test_a_transport_in_trouble_is_said_by_status_and_probe(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(served: Served) -> None:
+        monkeypatch.setattr(MemoryTransport, "trouble", lambda self: "connection: refused")
+        code, health = await served.ask("GET", "/health/ready")
+        assert (code, health["reasons"]) == (503, ["the transport does not work: connection: refused"])
+        _, status = await served.ask("GET", "/v1/status")
+        assert (status["ready"], status["trouble"]) == (False, "connection: refused")
+        assert status["transport"] == "memory://"
+        assert (await served.ask("GET", "/health/live"))[0] == 200
+        monkeypatch.undo()
+        assert (await served.ask("GET", "/health/ready"))[0] == 200
+
+    run(workspace, scenario)
+
+
 def test_every_answer_is_as_the_document_says(workspace: Workspace) -> None:
     make_library(workspace, version="1.0")
     specification = document()
@@ -350,14 +331,27 @@ def test_every_answer_is_as_the_document_says(workspace: Workspace) -> None:
             code, answer = await served.ask(route.method, path)
             check(route.path, route.method, code, answer)
             if not route.open:
-                assert code == 200 or "{" in route.path, answer
+                assert code == 200 or "{" in route.path or route.takes is not None, answer
             code, answer = await served.ask(route.method, path, token="")
             if not route.open:
                 check(route.path, route.method, code, answer)
         _, states = await served.ask("GET", "/v1/states")
         assert set(states["states"]) == {state.value for state in NEXT}
 
-    run(workspace, scenario)
+    with recording(workspace.root / "history.sqlite") as recorder:
+        run(workspace, scenario, message_history=recorder)
     assert len(
         {operation["operationId"] for path in specification["paths"].values() for operation in path.values()}
     ) == len(ROUTES)
+
+
+def test_a_port_that_is_taken_is_said_with_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(SettingsError, match=f"cannot listen on port {port}.*name another port"),
+            _listening(port),
+        ):
+            pass

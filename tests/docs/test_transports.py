@@ -9,6 +9,7 @@ import pytest
 
 from echo_core.transports.amqp import AmqpTransport
 from echo_core.transports.base import Capabilities
+from echo_core.transports.kafka.transport import KafkaTransport
 from echo_core.transports.memory import MemoryTransport
 from echo_core.transports.nats import NatsTransport
 from echo_core.transports.redis import RedisTransport
@@ -22,6 +23,7 @@ TRANSPORTS: Final[dict[str, Capabilities]] = {
     "nats": NatsTransport.capabilities,
     "redis": RedisTransport.capabilities,
     "amqp": AmqpTransport.capabilities,
+    "kafka": KafkaTransport.capabilities,
 }
 ROWS: Final = {
     "durable": "what was accepted survives the end of the host",
@@ -29,7 +31,10 @@ ROWS: Final = {
     "bounded_by_publisher": "publishing waits while a queue in this process is full",
     "slows_by_source": "the source that fills a queue is slowed before it is full",
     "delayed_retry": "a message handed back with a delay waits for it, and holds up no other",
+    "ordered": "one host handles a plugin's messages in their order, after a lost connection too",
+    "ordered_over_hosts": "several hosts together keep those of a key in order",
     "reports_acceptance": "a source can learn how its messages ended",
+    "presence": "hosts know of each other (`echo-core status --cluster`)",
     "redelivers_to_one": "a dead letter that is replayed reaches the plugin that failed, and no other",
 }
 

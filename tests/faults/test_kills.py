@@ -8,63 +8,21 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from echo_core.message import decode
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.testing import async_test
 from echo_core.transports.sqlite.inspection import check
+from faults.lives import Lives, lives_in
 from faults.victim import HOPELESS, numbers
-from support.stores import drain, message, rows, store_at
+from support.stores import drain, message, numbers_due, store_at
 
 KILLS = int(os.environ.get("ECHO_CORE_KILLS", "50"))
 LONGEST_S = 0.25
 """A life lasts up to so long: from its first steps to some hundreds of messages."""
-VICTIM = Path(__file__).with_name("victim.py")
-
-
-class Lives:
-    """A host in a process of its own, again and again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(VICTIM), str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin, self._process.stdout
-
-    def begin(self, how: str = "go on") -> int:
-        """The process id of a new life."""
-        print(how, file=self._to, flush=True)
-        return int(self._from.readline())
-
-    def ended(self) -> int:
-        """How it ended: an exit code, or minus the signal's number."""
-        return int(self._from.readline())
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-@contextlib.contextmanager
-def lives_in(folder: Path) -> Iterator[Lives]:
-    lives = Lives(folder)
-    try:
-        yield lives
-    finally:
-        lives.close()
 
 
 def dead_lettered(folder: Path) -> set[int]:
@@ -73,19 +31,16 @@ def dead_lettered(folder: Path) -> set[int]:
         return {letter.message().data["number"] for letter in store.newest(limit=1_000_000)}
 
 
-def due(folder: Path) -> set[int]:
-    """The numbers that somebody has still to settle, as they lie in the file."""
-    bodies = rows(
-        folder / "messages.sqlite",
-        "SELECT m.body FROM messages m WHERE m.seq IN (SELECT seq FROM deliveries)",
-    )
-    return {decode(body).data["number"] for (body,) in bodies}
-
-
 def account(folder: Path) -> None:
     """Every number that was accepted has reached the sink, is a dead letter, or is still due."""
     accepted = set(numbers(folder / "accepted"))
-    assert accepted - set(numbers(folder / "reached")) - dead_lettered(folder) - due(folder) == set()
+    assert (
+        accepted
+        - set(numbers(folder / "reached"))
+        - dead_lettered(folder)
+        - numbers_due(folder / "messages.sqlite")
+        == set()
+    )
     report = check(folder / "messages.sqlite")
     assert report.is_sound, report.findings
 
@@ -95,7 +50,7 @@ def finish(lives: Lives, folder: Path) -> None:
     lives.begin("finish")
     assert lives.ended() == 0
     account(folder)
-    assert due(folder) == set()
+    assert numbers_due(folder / "messages.sqlite") == set()
     assert all(number % HOPELESS == 0 for number in dead_lettered(folder))
 
 
@@ -138,6 +93,7 @@ def test_of_hosts_that_share_a_store_the_others_go_on_with_what_a_killed_one_had
         finish(one, tmp_path)
 
 
+@pytest.mark.timeout(240)  # a hundred hosts one after the other, and the disk has each of them wait
 @pytest.mark.slow
 def test_a_kill_before_any_statement_leaves_a_store_with_all_that_was_accepted(tmp_path: Path) -> None:
     with lives_in(tmp_path) as lives:

@@ -6,6 +6,8 @@ accepted, and what reached the sink, is written to files by single writes, which
 """
 
 import asyncio
+import functools
+import importlib
 import os
 import signal
 import sqlite3
@@ -18,13 +20,23 @@ import msgspec
 
 from common_telemetry import TelemetryConfig, TelemetryContext
 from echo_core import BaseMessage, Plugin, Sink, Source, Transformer
-from echo_core.errors import PluginError
-from echo_core.manifest import Manifest, parse
+from echo_core.errors import PluginError, StoreError
+from echo_core.manifest import Manifest, parse, read
+from echo_core.runtime.checkpoints import CheckpointStore
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.host import Host
 from echo_core.runtime.settings import HostSettings, Settings
 from echo_core.transports.urls import transport_for
 
+WORKSHOP = Path(__file__).parents[2] / "plugins" / "workshop"
+CAPTIONS = (
+    "transcript_source",
+    "transcript_validator",
+    "filler_filter",
+    "caption_transformer",
+    "language_router",
+    "webvtt_sink",
+)
 HOPELESS = 23
 """The relay fails every number that this divides, and after the last attempt it is dead-lettered."""
 FICKLE = 7
@@ -77,6 +89,17 @@ class Reached(Sink):
 
     async def write(self, message: BaseMessage) -> None:
         self._ledger.add(message.data["number"])
+
+
+class Witness(Sink):
+    """Notes each message's id, and which segment it is, at once: what any sink could go by."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = os.open(folder / "witness", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def write(self, message: BaseMessage) -> None:
+        data = message.data
+        os.write(self._file, f"{message.id} {data['edition']} {data.get('segment', 'end')}\n".encode())
 
 
 def manifest(name: str, subscriptions: list[str], publications: list[str]) -> Manifest:
@@ -135,6 +158,47 @@ async def live_briefly(folder: Path) -> None:
         await settle_next()
 
 
+async def live_on_disk(folder: Path, synchronous: str) -> None:
+    """Enough to fill the log of a store, have it moved into the store, and begin it anew."""
+    accepted, reached = Ledger(folder / "accepted"), Ledger(folder / "reached")
+    numbers = iter(range(1_000))
+    transport = transport_for(f"sqlite://messages.sqlite?synchronous={synchronous}", folder)
+
+    async def publish(size: int) -> None:
+        number = next(numbers)
+        while True:
+            try:
+                await transport.publish(
+                    "a", BaseMessage(source="victim", data={"number": number, "x": "x" * size})
+                )
+                break
+            except StoreError:  # nothing was accepted
+                await asyncio.sleep(0.001)
+        accepted.add(number)
+
+    while True:
+        try:
+            await transport.open()
+            break
+        except StoreError:
+            await asyncio.sleep(0.001)
+    async with transport, transport.subscribe("reader", ["a"], queue_limit=10_000) as reader:
+
+        async def settle(count: int) -> None:
+            for _ in range(count):
+                (delivery,) = await reader.receive(1)
+                reached.add(delivery.message.data["number"])
+                await delivery.settle()
+
+        for size, count in ((10, 8), (100_000, 45), (10, 8)):
+            await asyncio.gather(*(publish(size) for _ in range(count // 2)))
+            await settle(count // 4)
+            for _ in range(count - count // 2):
+                await publish(size)
+            (delivery,) = await reader.receive(1)
+            await delivery.retry()
+
+
 def die_before(statement: int) -> None:
     """Have this process killed just before so many statements of SQL were run."""
     connect, left = sqlite3.connect, statement
@@ -153,9 +217,39 @@ def die_before(statement: int) -> None:
     sqlite3.connect = connect_and_count  # type: ignore[assignment]
 
 
+async def caption(folder: Path, url: str) -> None:
+    """Turn the transcript in the folder into captions, with the plugins of the workshop, to the end."""
+    overrides = {
+        "transcript_source": {"path": str(folder / "talk.jsonl")},
+        "webvtt_sink": {"directory": str(folder / "captions")},
+    }
+    host = Host(
+        settings=Settings(host=HostSettings(), plugins=overrides),
+        transport=transport_for(url, folder),
+        telemetry=TelemetryContext.from_config(TelemetryConfig(engine="off"), environ={}),
+        dead_letters=DeadLetterStore(folder / "dead_letters.sqlite"),
+        checkpoints=CheckpointStore(folder / "checkpoints.sqlite"),
+        environ={},
+    )
+    for plugin in CAPTIONS:
+        source = str(WORKSHOP / plugin / "src")
+        if source not in sys.path:
+            sys.path.append(source)
+        load = functools.partial(lambda name: importlib.import_module(name).create_plugin(), plugin)
+        host.add(read(WORKSHOP / plugin / "manifest.json"), load)
+    host.add(manifest("witness", ["transcript.clean"], []), lambda: Witness(folder))
+    await host.run(until_idle=True)
+
+
 def begin(folder: Path, how: str) -> None:
-    """`go on`, `finish`, or `statement N`: a little life, killed before the Nth statement."""
-    if how.startswith("statement"):
+    """`go on`, `finish`, `statement N`: a little life, killed before the Nth statement; or `captions URL`."""
+    if how.startswith("captions"):
+        asyncio.run(caption(folder, how.split()[1]))
+    elif how.startswith("disk"):
+        _, synchronous, log, at, what, times = how.split()
+        os.environ.update(DISK_LOG=log, DISK_AT=at, DISK_HOW=what, DISK_FOR=times)
+        asyncio.run(live_on_disk(folder, synchronous))
+    elif how.startswith("statement"):
         number = how.split()[1]
         (folder / number).mkdir()
         die_before(int(number))

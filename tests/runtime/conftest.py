@@ -9,7 +9,9 @@ from runtime.hosting import WORLDS
 
 @pytest.fixture(autouse=True)
 def close_worlds() -> Iterator[None]:
-    """Reading the dead letters after a run opens the file again."""
+    """Reading what a run has kept opens the file again."""
     yield
     while WORLDS:
-        WORLDS.pop().dead_letters.close()
+        world = WORLDS.pop()
+        world.dead_letters.close()
+        world.checkpoints.close()

@@ -11,13 +11,16 @@ import msgspec
 from common_telemetry import TelemetryConfig, TelemetryContext
 from echo_core import BaseMessage, Plugin, ProcessingStatus, Source
 from echo_core.manifest import Manifest, parse
+from echo_core.runtime.checkpoints import CheckpointStore
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.dead_letters import DeadLetterStore
 from echo_core.runtime.host import Host
+from echo_core.runtime.message_history.recorder import Recorder
 from echo_core.runtime.offer import Offer
 from echo_core.runtime.settings import HostSettings, Settings
 from echo_core.runtime.slot import PluginEvent
 from echo_core.runtime.statistics import PluginSnapshot
+from echo_core.transports.base import Transport
 from echo_core.transports.memory import MemoryTransport
 
 FAST_RETRIES = {
@@ -102,18 +105,22 @@ class World:
         *,
         clock: Clock | None = None,
         otel: Mapping[str, str] | None = None,
-        transport: MemoryTransport | None = None,
+        transport: Transport | None = None,
+        message_history: Recorder | None = None,
         **settings: Any,
     ) -> None:
         self.transport = transport or MemoryTransport()
         self.telemetry = TelemetryContext.from_config(TelemetryConfig(), environ=otel or {})
         self.dead_letters = DeadLetterStore(folder / "dead_letters.sqlite")
+        self.checkpoints = CheckpointStore(folder / "checkpoints.sqlite")
         self.events: list[PluginEvent] = []
         self.host = Host(
             settings=Settings(host=HostSettings(**settings)),
             transport=self.transport,
             telemetry=self.telemetry,
             dead_letters=self.dead_letters,
+            checkpoints=self.checkpoints,
+            message_history=message_history,
             clock=clock,
             environ={},
         )

@@ -1,6 +1,7 @@
 """Batches through the host's public door: what is handed over together, and what becomes of each."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from echo_core import (
 from echo_core.plugin import Answer
 from echo_core.runtime.states import PluginState
 from echo_core.testing.clock import ManualClock
-from runtime.hosting import Handler, Numbers, World, manifest
+from runtime.hosting import Handler, Numbers, World, manifest, running
 
 SOURCE = manifest("counting", says=("raw",), plugin_type="source")
 OK = ProcessingStatus.ACKNOWLEDGED
@@ -86,6 +87,33 @@ def test_messages_are_handed_over_together_and_the_counts_add_up(tmp_path: Path)
     assert plugin.topics == ["raw"] * 10
     assert not plugin.alone
     assert (final["batcher"].processed, final["counting"].published) == (10, 10)
+
+
+def test_messages_are_let_go_when_they_are_settled_and_not_with_the_next_batch(tmp_path: Path) -> None:
+    class Payload(dict[str, int]):
+        """Data that can be referred to weakly."""
+
+    left: list[bool] = []
+
+    class Forgetful(Batcher):
+        async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> list[Answer]:
+            payloads.extend(weakref.ref(message.data) for message in messages)
+            return [OK] * len(messages)
+
+    class Waiting(Source):
+        async def produce(self) -> AsyncIterator[Many]:
+            await self.context.publish_batch("raw", [Payload() for _ in range(4)])
+            yield Many()
+            await world.transport.wait_until_settled()
+            await asyncio.sleep(0)
+            left.extend(payload() is not None for payload in payloads)
+
+    payloads: list[weakref.ref[Payload]] = []
+    world = World(tmp_path)
+    world.add(Waiting(), SOURCE)
+    world.add(Forgetful(), of("batcher"))
+    run(world)
+    assert left == [False] * 4
 
 
 def test_each_message_of_a_batch_ends_in_its_own_way(tmp_path: Path) -> None:
@@ -299,6 +327,8 @@ def test_a_batch_waits_for_more_and_not_for_longer_than_it_may(tmp_path: Path) -
         await clock.advance(0)
         assert plugin.batches == [[1, 2], [3, 4, 5]]  # full: no need to wait
         world.host.request_stop()
+        while not running.done():
+            await clock.advance(0.1)
         await running
         assert plugin.batches == [[1, 2], [3, 4, 5], [6]]
 
@@ -519,3 +549,53 @@ def test_a_source_that_yields_many_learns_how_each_ended(tmp_path: Path, limit: 
         (3, Ending.PROCESSED),
         (4, Ending.PROCESSED),
     ]
+
+
+@pytest.mark.parametrize("rounds", range(12))
+def test_a_pause_that_does_not_wait_loses_nothing_that_a_batch_has_just_got(
+    tmp_path: Path, rounds: int
+) -> None:
+    """It comes `rounds` rounds of the event loop after another message for a batch that waits for more."""
+
+    async def scenario() -> None:
+        world = World(tmp_path, drain_timeout_s=1e-9)
+        sender, batcher = Handler(), Batcher()
+        world.add(sender, manifest("sender", says=("raw",)))
+        world.add(batcher, of("waiting", delivery={"batch_wait_ms": 10_000}))
+        async with running(world) as host:
+            await sender.context.publish("raw", 0)
+            await asyncio.sleep(0.01)
+            await sender.context.publish("raw", 1)
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            await host.pause("waiting")
+            for number in (2, 3):
+                await sender.context.publish("raw", number)
+            await host.resume("waiting")
+            await world.transport.wait_until_settled()
+        assert batcher.data == [0, 1, 2, 3]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("count", [100, 1_000])
+def test_what_was_accepted_of_a_batch_before_it_was_refused_is_counted(tmp_path: Path, count: int) -> None:
+    class OfItsOwn(Handler):
+        """Publishes to itself, more than there is room for."""
+
+        async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+            if topic == "raw":
+                await self.context.publish_batch("more", range(count))
+            return OK
+
+    world = World(tmp_path, max_in_flight_messages=50)
+    world.add(Numbers(1), SOURCE)
+    delivery = {"max_attempts": 1}
+    world.add(OfItsOwn(), manifest("circle", hears=("raw", "more"), says=("more",), delivery=delivery))
+    final = run(world)
+    assert (final["circle"].dead_lettered, world.dead_letters.newest()[0].attempts[0].error_type) == (
+        1,
+        "QueueFull",
+    )
+    assert final["circle"].published > 10
+    assert final["counting"].published + final["circle"].published == final["circle"].received

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common_telemetry import TelemetryConfig, TelemetryContext
+from common_telemetry.testing import OtlpReceiver
 from echo_core import BaseMessage, ProcessingStatus
 from echo_core.runtime.circuit import TRIALS_OF_A_RUN_THAT_ENDS, Circuit
 from echo_core.runtime.slot import PluginEvent, PluginSlot
@@ -163,6 +164,32 @@ async def test_a_run_that_must_end_holds_for_a_limited_number_of_trials() -> Non
     assert slot.state is PluginState.RUNNING
 
 
+@pytest.mark.parametrize("how", ["processed", "filtered", "judged"])
+@async_test
+async def test_a_run_that_must_end_holds_for_as_long_in_the_next_outage(how: str) -> None:
+    clock, (slot, _) = ManualClock(), a_slot(circuit_failures=3)
+    circuit = Circuit(slot, clock, must_end=True)
+    for _ in range(3):
+        held = 0
+        fail(circuit, 3)
+        while slot.state is PluginState.CIRCUIT_OPEN:
+            waiting = asyncio.create_task(circuit.wait("lane"))
+            await clock.advance(100)
+            circuit.look()
+            await waiting
+            circuit.failed("lane", "m", "OSError")
+            held += 1
+        assert held == TRIALS_OF_A_RUN_THAT_ENDS
+        fail(circuit, 100)
+        assert slot.state is PluginState.RUNNING  # given up, until it is seen to work
+
+        if how == "judged":
+            circuit.judged()
+        else:
+            setattr(slot.statistics, how, getattr(slot.statistics, how) + 1)
+            circuit.look()
+
+
 @pytest.mark.parametrize("delivery", [{}, {"lanes": 3}, {"lanes": 3, "ordering_key": "data"}])
 def test_an_outage_holds_the_queue(tmp_path: Path, delivery: dict[str, Any]) -> None:
     async def scenario() -> None:
@@ -204,6 +231,28 @@ def test_an_outage_holds_the_queue(tmp_path: Path, delivery: dict[str, Any]) -> 
     asyncio.run(scenario())
 
 
+def test_a_lane_without_a_message_does_not_take_the_trial_from_one_that_has_some(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    async def write(message: BaseMessage) -> None:
+        tried.append(message.data["key"])
+        if message.data["key"] == "few":  # it is what opens the circuit, and nothing comes after it
+            while tried.count("many") < 3:
+                await asyncio.sleep(0.001)
+            raise ConnectionError("away")
+        if tried.count("many") <= 3:
+            while tried.count("many") == 3 and world.host.snapshot().plugins[1].dead_lettered < 3:
+                await asyncio.sleep(0.001)
+            raise ConnectionError("away")
+
+    world = World(tmp_path)
+    more = {"circuit_failures": 3, "circuit_open_ms": 1, "max_attempts": 1, "lanes": 2, "queue_limit": 4}
+    world.add(Numbers([{"key": "few"}, *[{"key": "many"}] * 20]), SOURCE)
+    world.add(Handler(write), manifest("sink", hears=("raw",), delivery=more | {"ordering_key": "data.key"}))
+    final = asyncio.run(world.run())["sink"]
+    assert (final.processed, final.dead_lettered) == (17, 4)
+
+
 def test_a_run_until_idle_ends_though_a_plugin_fails_whatever_it_is_given(tmp_path: Path) -> None:
     def broken(message: BaseMessage) -> ProcessingStatus:
         raise KeyError("text")
@@ -214,3 +263,28 @@ def test_a_run_until_idle_ends_though_a_plugin_fails_whatever_it_is_given(tmp_pa
     final = asyncio.run(world.run())["broken"]
     assert final.dead_lettered == 20
     assert PluginState.CIRCUIT_OPEN in {event.state for event in world.events}
+
+
+def test_an_open_circuit_is_counted_and_logged_with_its_reason(tmp_path: Path) -> None:
+    def broken(message: BaseMessage) -> ProcessingStatus:
+        raise ConnectionError("the database is away")
+
+    with OtlpReceiver() as receiver:
+        world = World(tmp_path, otel=receiver.environ())
+        more = {"circuit_failures": 4, "circuit_open_ms": 1, "circuit_open_max_ms": 1}
+        world.add(Numbers(20), SOURCE)
+        world.add(Handler(broken), manifest("broken", hears=("raw",), delivery=more))
+        asyncio.run(world.run())
+        assert world.telemetry.shutdown()
+        counted = {
+            (point.attributes.get("plugin.name"), point.attributes.get("plugin.status"))
+            for point in receiver.metrics()
+            if point.name == "plugin.lifecycle.events" and point.attributes["event"] == "state_change"
+        }
+        logged = [
+            record.attributes.get("reason", "")
+            for record in receiver.logs()
+            if record.attributes.get("plugin.status") == "circuit_open"
+        ]
+    assert ("broken", "circuit_open") in counted
+    assert any("ConnectionError: the database is away" in str(reason) for reason in logged)

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from echo_core.errors import LibraryError
 from echo_core.runtime.dead_letters import DeadLetterError
 from echo_core.runtime.states import PluginState
 from echo_core.testing.clock import ManualClock
-from runtime.hosting import Endless, Handler, Numbers, World, manifest
+from runtime.hosting import Endless, Handler, Numbers, World, manifest, running
 
 SOURCE = manifest("counting", says=("raw",), plugin_type="source")
 
@@ -372,20 +374,172 @@ def test_waiting_for_room_downstream_does_not_use_up_a_handlers_time(tmp_path: P
     assert final["slow"].processed == 8
 
 
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(1), ValueError()])
-def test_whatever_a_handler_raises_is_a_failed_attempt(tmp_path: Path, error: BaseException) -> None:
+class Mute(Exception):
+    """One that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+ANYTHING = [
+    asyncio.CancelledError(),
+    SystemExit(1),
+    ValueError(),
+    KeyboardInterrupt(),
+    GeneratorExit(),
+    BaseException(),
+    BaseExceptionGroup("several", [KeyboardInterrupt()]),
+    Mute(),
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("error", ANYTHING, ids=lambda error: type(error).__name__)
+def test_whatever_a_handler_raises_is_a_failed_attempt(
+    tmp_path: Path, error: BaseException, batch_size: int
+) -> None:
     world, others = World(tmp_path), Handler()
 
     def fail(message: BaseMessage) -> None:
         if message.data == 1:
             raise error
 
+    class Odd(Handler):
+        async def process_batch(self, topics: Any, messages: Any) -> Any:
+            return [await self.process_message("raw", message) for message in messages]
+
     world.add(Numbers(3), SOURCE)
-    world.add(Handler(fail), manifest("odd", hears=("raw",)))
+    world.add(Odd(fail), manifest("odd", hears=("raw",), delivery={"batch_size": batch_size}))
     world.add(others, manifest("others", hears=("raw",)))
     final = run(world.run())
     assert (final["odd"].processed, final["odd"].dead_lettered) == (2, 1)
     assert final["others"].processed == 3
+    assert world.dead_letters.newest()[0].reason.startswith(type(error).__name__)
+
+
+@pytest.mark.parametrize("method", ["init", "health_check", "shutdown", "produce"])
+@pytest.mark.parametrize("error", ANYTHING, ids=lambda error: type(error).__name__)
+def test_whatever_a_plugin_raises_becomes_its_state_alone(
+    tmp_path: Path, error: BaseException, method: str
+) -> None:
+    async def fail(*_: Any) -> bool:
+        raise error
+
+    class Odd(Numbers):
+        async def produce(self) -> AsyncIterator[Any]:
+            if method == "produce":
+                raise error
+            yield 0
+            await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        world, odd = World(tmp_path, clock=clock, health_interval_s=10), Odd()
+        if method != "produce":
+            setattr(odd, method, fail)
+        world.add(odd, manifest("odd", says=("raw",), plugin_type="source"))
+        world.add(Endless(), SOURCE)
+        world.add(sink := Handler(), manifest("sink", hears=("raw",)))
+        async with running(world) as host:
+            await clock.advance(15)
+            seen = len(sink.seen)
+            while len(sink.seen) < seen + 10:
+                await asyncio.sleep(0)
+            if method != "shutdown":
+                plugin = host.plugin("odd")
+                assert plugin is not None
+                assert plugin.state is (
+                    PluginState.DEGRADED if method == "health_check" else PluginState.FAILED
+                )
+                assert type(error).__name__ in plugin.reason
+        if method == "shutdown":
+            assert world.events[-1].name == "sink"
+            assert any(event.state is PluginState.FAILED for event in world.events if event.name == "odd")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("method", ["init", "health_check", "shutdown"])
+def test_a_plugin_that_swallows_its_cancellation_holds_up_nobody(tmp_path: Path, method: str) -> None:
+    is_over = asyncio.Event()
+
+    async def deaf(*_: Any) -> bool:
+        while not is_over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await is_over.wait()
+        return True
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        world, odd = World(tmp_path, clock=clock, health_interval_s=10), Handler()
+        setattr(odd, method, deaf)
+        timeouts = {"init_ms": 20, "health_ms": 20, "shutdown_ms": 20}
+        world.add(odd, manifest("odd", hears=("raw",), timeouts=timeouts))
+        world.add(Endless(), SOURCE)
+        world.add(sink := Handler(), manifest("sink", hears=("raw",)))
+        async with running(world) as host:
+            await clock.advance(15)
+            while len(sink.seen) < 10:
+                await asyncio.sleep(0.001)
+            while method == "health_check" and "health_check" not in host.snapshot().plugins[0].reason:
+                await asyncio.sleep(0.001)
+        if method != "health_check":
+            (failed,) = [event for event in world.events if event.state is PluginState.FAILED]
+            assert (failed.name, "no answer within" in failed.reason) == ("odd", True)
+        is_over.set()
+        await asyncio.sleep(0.01)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("method", ["init", "shutdown"])
+def test_who_blocks_the_loop_while_it_starts_or_stops_is_named(
+    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def block(*_: Any) -> None:
+        time.sleep(0.3)  # noqa: ASYNC251  (that is the fault)
+
+    world, odd = World(tmp_path, blocked_after_s=0.05), Handler()
+    setattr(odd, method, block)
+    world.add(odd, manifest("odd", hears=("raw",)))
+    run(world.run())
+    assert "odd blocks the event loop" in caplog.text
+
+
+def test_what_an_error_says_is_kept_up_to_a_length(tmp_path: Path) -> None:
+    def fail(message: BaseMessage) -> ProcessingStatus:
+        if message.data == 0:
+            return ProcessingStatus.FAILED("y" * 50_000)
+        raise ValueError("x" * 50_000)
+
+    world = World(tmp_path)
+    world.add(Numbers(2), SOURCE)
+    world.add(Handler(fail), manifest("wordy", hears=("raw",)))
+    run(world.run())
+    reasons = [letter.reason for letter in world.dead_letters.newest()]
+    assert [reason[-22:] for reason in reasons] == [
+        f"{letter * 4}… (50,000 characters)"[-22:] for letter in "xy"
+    ]
+    assert all(len(reason) < 10_100 for reason in reasons)
+
+
+def test_a_handler_that_is_thrown_away_with_its_loop_raises_nothing(tmp_path: Path) -> None:
+    async def deaf(message: BaseMessage) -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    world = World(tmp_path, shutdown_timeout_s=0.1)
+    world.add(Numbers(1), SOURCE)
+    world.add(Handler(deaf), manifest("deaf", hears=("raw",)))
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(world.run(until_idle=False))
+    loop.run_until_complete(asyncio.sleep(0.05))
+    world.host.request_stop()
+    loop.run_until_complete(task)
+    del task
+    loop.close()
+    gc.collect()  # a coroutine that will not be closed says so, which is a failure here
 
 
 def test_a_handler_that_forgets_to_answer_is_told(tmp_path: Path) -> None:
@@ -421,6 +575,35 @@ def test_health_moves_a_plugin_to_degraded_and_back(tmp_path: Path) -> None:
         degraded = states.index(PluginState.DEGRADED)
         assert states[degraded + 1] is PluginState.RUNNING
         assert world.events[degraded].reason == "health_check answered False"
+
+    run(scenario())
+
+
+def test_many_health_checks_do_not_begin_in_one_round_of_the_loop(tmp_path: Path) -> None:
+    checked: list[object] = []
+
+    class Checked(Handler):
+        async def health_check(self) -> bool:
+            checked.append(self)
+            return True
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        world = World(tmp_path, clock=clock, health_interval_s=10)
+        for number in range(100):
+            world.add(Checked(), manifest(f"checked_{number}", hears=("raw",)))
+        running = asyncio.create_task(world.run(until_idle=False))
+        while not world.host.is_steady:
+            await asyncio.sleep(0.001)
+        advancing, rounds = asyncio.create_task(clock.advance(15)), list[int]()
+        while len(checked) < 100:
+            before = len(checked)
+            await asyncio.sleep(0)
+            rounds.append(len(checked) - before)
+        assert max(rounds) <= 20
+        await advancing
+        world.host.request_stop()
+        await running
 
     run(scenario())
 
@@ -548,10 +731,10 @@ def test_a_disk_that_will_not_take_a_dead_letter_loses_nothing(
     world = World(tmp_path)
     add, refusals = world.dead_letters.add, iter(range(3))
 
-    def full(letters: Any) -> None:
+    def full(letters: Any, *, once: bool = False) -> None:
         if next(refusals, None) is not None:
             raise DeadLetterError("the dead letters cannot be written", why="database or disk is full")
-        add(letters)
+        add(letters, once=once)
 
     monkeypatch.setattr(world.dead_letters, "add", full)
     world.add(Numbers(1), SOURCE)
@@ -694,3 +877,30 @@ def test_what_waits_in_lanes_with_a_key_is_kept_at_a_forced_stop(tmp_path: Path)
         assert world.dead_letters.count() == 300
 
     run(scenario())
+
+
+def test_of_many_plugins_not_all_begin_in_one_step_of_the_loop(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    rounds = [0]
+    begun: Counter[int] = Counter()
+
+    class Beginning(Handler):
+        async def init(self, context: Any) -> None:
+            begun[rounds[0]] += 1
+            await super().init(context)
+
+    async def count() -> None:
+        while True:
+            rounds[0] += 1
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        counting = asyncio.create_task(count())
+        await world.run()
+        counting.cancel()
+
+    for number in range(200):
+        world.add(Beginning(), manifest(f"one_{number}", hears=("raw",)))
+    asyncio.run(scenario())
+    assert sum(begun.values()) == 200
+    assert max(begun.values()) <= 3

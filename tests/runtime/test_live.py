@@ -1,6 +1,7 @@
 """Plugins that come and go while the host runs: nothing is lost, and the others do not notice."""
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -12,8 +13,10 @@ import pytest
 from echo_core import BaseMessage, Plugin, PluginError, ProcessingStatus, Source
 from echo_core.errors import ChangeRefused, HostStopping, NotFound, PluginInitError
 from echo_core.manifest import Manifest
+from echo_core.runtime import dispatch
 from echo_core.runtime.host import Host
 from echo_core.runtime.states import PluginState
+from echo_core.runtime.upgrade.plan import Plan
 from echo_core.settlement import Ending
 from runtime.hosting import Endless, Handler, Numbers, World, manifest, offer, running
 
@@ -82,7 +85,7 @@ class Plain(Plugin):
 
 
 def missing() -> Plugin:
-    raise PluginError("no module named nothing")
+    raise PluginError("no module named nothing", fix="install it")
 
 
 BROKEN = pytest.mark.parametrize(
@@ -197,6 +200,7 @@ def test_a_plugin_that_does_not_come_up_is_failed_with_its_reason_and_nothing_of
                     )
                 )
             assert said in caught.value.why
+            assert str(caught.value).count("fix: ") == 1
             broken = host.plugin("handler")
             assert broken is not None
             assert (broken.state, broken.queue) == (PluginState.FAILED, 0)
@@ -348,6 +352,43 @@ def test_a_paused_plugin_lets_its_messages_wait_and_goes_on_where_it_was(tmp_pat
     run(scenario())
 
 
+def test_what_fails_after_its_lane_was_given_up_is_not_tried_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "GRACE_S", 0.01)
+
+    async def scenario() -> None:
+        let_go = asyncio.Event()
+
+        async def deaf_once(message: BaseMessage) -> None:
+            if len(handler.seen) > 1:
+                return
+            while not let_go.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await let_go.wait()
+            raise ValueError("too late")
+
+        def lanes() -> int:
+            return sum(task.get_name() == "handler lane 0" for task in asyncio.all_tasks())
+
+        world, handler = World(tmp_path, drain_timeout_s=0.01), Handler(deaf_once)
+        world.add(Numbers(1), SOURCE)
+        world.add(handler, another("1", delivery={"backoff_ms": 1}))
+        async with running(world) as host:
+            await until(lambda: len(handler.seen) == 1)
+            await host.pause("handler")
+            await host.resume("handler")
+            await until(lambda: len(handler.seen) == 2)
+            assert lanes() == 2
+            let_go.set()
+            await until(lambda: lanes() == 1)
+            await asyncio.sleep(0.01)  # an error of ours would have been told by now
+            assert state(host, "handler") is PluginState.RUNNING
+        assert handler.data == [0, 0]
+
+    run(scenario())
+
+
 def test_a_paused_source_goes_on_with_what_it_was_about_to_say(tmp_path: Path) -> None:
     async def scenario() -> None:
         world, sink = World(tmp_path), Handler()
@@ -466,6 +507,8 @@ def test_changes_of_one_plugin_wait_for_each_other(tmp_path: Path) -> None:
             ("3", "running"),
             ("3", "stopped"),
         ]
+        causes = [move.cause for move in host.history.moves("handler") if move.state is PluginState.STOPPING]
+        assert causes == ["2 takes its place", "it is deactivated", "the host stops"]
 
     run(scenario())
 
@@ -496,13 +539,13 @@ def test_every_move_is_in_the_history_with_its_cause(tmp_path: Path) -> None:
             await host.resume("handler")
             await host.deactivate("handler")
             moves = host.history.moves("handler")
-            assert [(move.previous.value, move.state.value, move.reason) for move in moves] == [
-                ("loading", "starting", ""),
-                ("starting", "running", ""),
+            assert [(move.previous.value, move.state.value, move.cause) for move in moves] == [
+                ("loading", "starting", "it is loaded"),
+                ("starting", "running", "init has ended"),
                 ("running", "paused", "by an operator"),
-                ("paused", "running", ""),
-                ("running", "stopping", ""),
-                ("stopping", "stopped", ""),
+                ("paused", "running", "by an operator"),
+                ("running", "stopping", "it is deactivated"),
+                ("stopping", "stopped", "shutdown has ended"),
             ]
             assert list(moves) == sorted(moves, key=lambda move: move.time_ns)
             for _ in range(60):
@@ -537,5 +580,84 @@ def test_two_hundred_activations_leave_nothing_behind(tmp_path: Path) -> None:
             assert after < before + 100  # timers that were cancelled hold a few, until the loop drops them
             assert len(seen) <= 1
             assert len(asyncio.all_tasks()) < 12
+
+    run(scenario())
+
+
+HOURS = {"backoff_ms": 3_600_000, "backoff_max_ms": 3_600_000, "max_attempts": 3}
+"""Whoever waited for a next attempt would wait for ever."""
+
+
+class Failing(Handler):
+    """Fails for 0, at each of its attempts; batches as a whole."""
+
+    def __init__(self, *, is_bad: bool = True) -> None:
+        super().__init__()
+        self.is_bad = is_bad
+        self.failed = 0
+
+    async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+        if self.is_bad and message.data == 0:
+            self.failed += 1
+            raise ValueError(f"number {self.failed}")
+        return await super().process_message(topic, message)
+
+    async def process_batch(self, topics: Any, messages: Any) -> Any:
+        return [await self.process_message(*each) for each in zip(topics, messages, strict=True)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_message_between_two_attempts_holds_no_pause_up_and_is_tried_again_as_often_as_is_left(
+    tmp_path: Path, batch_size: int
+) -> None:
+    async def scenario() -> None:
+        world, handler = World(tmp_path, drain_timeout_s=3_600), Failing()
+        world.add(Numbers(6), SOURCE)
+        world.add(handler, another("1", delivery=HOURS | {"batch_size": batch_size}))
+        async with running(world) as host:
+            for number in (1, 2):
+                await until(lambda number=number: handler.failed == number)  # type: ignore[misc]
+                await host.pause("handler")
+                assert host.plugin("handler").in_hand == 0  # type: ignore[union-attr]
+                await host.resume("handler")
+            await until(lambda: len(handler.seen) == 5)
+            letter = world.dead_letters.newest()[0]
+            assert [attempt.number for attempt in letter.attempts] == [1, 2, 3]
+            assert [attempt.error for attempt in letter.attempts] == ["number 1", "number 2", "number 3"]
+            numbers = host.plugin("handler")
+            assert numbers is not None
+            assert (numbers.received, numbers.processed, numbers.dead_lettered) == (6, 5, 1)
+        assert handler.data == [1, 2, 3, 4, 5]
+
+    run(scenario())
+
+
+def test_a_message_between_two_attempts_goes_to_the_next_version_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world, old, new = World(tmp_path, drain_timeout_s=3_600), Failing(), Failing(is_bad=False)
+        world.add(Numbers(6), SOURCE)
+        world.add(old, another("1", delivery=HOURS))
+        async with running(world) as host:
+            await until(lambda: old.failed == 1)
+            await host.upgrade(offer(new, another("2", delivery=HOURS)), Plan())
+            await until(lambda: len(new.seen) == 6)
+        assert new.data == [0, 1, 2, 3, 4, 5]
+        assert world.dead_letters.count() == 0
+
+    run(scenario())
+
+
+def test_what_is_taken_from_a_plugin_between_two_attempts_is_kept_with_those_that_failed(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        world, handler = World(tmp_path), Failing()
+        world.add(Numbers(1), SOURCE)
+        world.add(handler, another("1", delivery=HOURS))
+        async with running(world) as host:
+            await until(lambda: handler.failed == 1)
+            await host.pause("handler")
+            await host.deactivate("handler")
+        assert [attempt.error for attempt in world.dead_letters.newest()[0].attempts] == ["number 1"]
 
     run(scenario())

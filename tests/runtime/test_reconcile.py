@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 
 from echo_core.errors import ChangeRefused, PluginInitError
+from echo_core.runtime import reconcile
 from echo_core.runtime.host import Host
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.offer import offer_of
 from echo_core.runtime.reconcile import Reconciler
-from echo_core.runtime.registry import disable, enable, enabled
+from echo_core.runtime.registry import disable, enable, enabled, read_enabled
 from echo_core.runtime.states import PluginState
+from echo_core.runtime.upgrade.plan import Plan
 from echo_core.workspace import Workspace
 from runtime.hosting import World, running
 from support.libraries import make_library, make_workspace
@@ -84,7 +87,8 @@ def run(
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setattr(reconcile, "_LOOK_AGAIN_MS", 100)  # for what changes before it watches
     return make_workspace(tmp_path / "ws")
 
 
@@ -135,7 +139,7 @@ def test_a_wish_that_cannot_be_granted_changes_nothing_and_is_known_with_its_rea
             assert version(host) == ("1.0", PluginState.RUNNING)
         enable(workspace, good)
         await until(lambda: version(host) == ("3.0", PluginState.RUNNING))
-        assert not reconciler.refusals()
+        await until(lambda: not reconciler.refusals())  # which is told after the plugin runs
 
     run(scenario, workspace, tmp_path)
 
@@ -163,6 +167,38 @@ def test_what_is_activated_directly_is_enabled_once_it_runs(workspace: Workspace
         await reconciler.deactivate("greeter")
         assert version(host) is None
         assert not enabled(workspace)
+
+    run(scenario, workspace, tmp_path)
+
+
+def test_a_link_that_was_read_before_a_change_does_not_undo_it(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (
+        make_library(workspace, code=code(), version=version) for version in ("1.0", "2.0", "3.0")
+    )
+    enable(workspace, first)
+    has_read, may_go_on = threading.Event(), threading.Event()
+
+    def read_and_wait(*which: Any) -> Any:
+        entry = read_enabled(*which)
+        has_read.set()
+        may_go_on.wait(20)
+        return entry
+
+    async def scenario(workspace: Workspace, host: Host, reconciler: Reconciler) -> None:
+        monkeypatch.setattr(reconcile, "read_enabled", read_and_wait)
+        enable(workspace, second)
+        await asyncio.to_thread(has_read.wait)
+        changing = asyncio.create_task(reconciler.upgrade(third, Plan()))
+        await asyncio.wait([changing], timeout=0.2)
+        may_go_on.set()
+        await changing
+        await reconciler.reconcile()
+        assert version(host) == ("3.0", PluginState.RUNNING)
+        assert [entry.version for entry in enabled(workspace)] == ["3.0"]
+        await reconciler.roll_back("greeter")
+        assert version(host) == ("2.0", PluginState.RUNNING)
 
     run(scenario, workspace, tmp_path)
 

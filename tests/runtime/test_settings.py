@@ -32,6 +32,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("[host]\nblocked_after_s = 0", "above 0, got 0.0 - at `blocked_after_s`"),
         ("[host]\nstalled_after_s = -1", "above 0, got -1.0 - at `stalled_after_s`"),
         ("[host]\nmax_in_flight_messages = 0", "above 0, got 0 - at `max_in_flight_messages`"),
+        ("[host]\nlocal = ['a..b']", "it has an empty word - at `local`"),
         ("[host]\nmax_in_flight_bytes = -1", "above 0, got -1 - at `max_in_flight_bytes`"),
     ],
 )

@@ -11,6 +11,7 @@ from echo_core import BaseMessage, Ending, FinishedPrefix, PluginError, Processi
 from echo_core.message import Receipt
 from echo_core.runtime.dead_letters import DeadLetterError
 from echo_core.runtime.states import PluginState
+from echo_core.transports.memory import MemoryTransport
 from runtime.hosting import Handler, World, manifest
 
 SOURCE = manifest("log", says=("raw", "other"), plugin_type="source")
@@ -301,3 +302,29 @@ def test_nothing_is_followed_for_sources_that_do_not_ask(tmp_path: Path) -> None
     )
     run(world)
     assert seen == [(None, {})]
+
+
+class SaysNothing(MemoryTransport):
+    """Does not report what it accepts, as a broker; and answers a publisher late."""
+
+    @property
+    def on_accept(self) -> None:
+        """Nobody is called."""
+        return None
+
+    @on_accept.setter
+    def on_accept(self, call: object) -> None:
+        pass
+
+    async def publish(self, topic: str, message: BaseMessage) -> None:
+        await super().publish(topic, message)
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+def test_a_message_that_ended_before_its_publication_returned_is_told_once(tmp_path: Path) -> None:
+    world, log = World(tmp_path, transport=SaysNothing()), Log([1, 2, 3])
+    world.add(log, SOURCE)
+    world.add(Handler(), manifest("end", hears=("raw",)))
+    run(world)
+    assert log.told == [(number, Ending.ACCEPTED) for number in (1, 2, 3)]

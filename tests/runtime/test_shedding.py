@@ -1,13 +1,14 @@
 """Plugins that would rather lose messages than slow those that send them; every lost one is counted."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common_telemetry.testing import OtlpReceiver
-from echo_core import BaseMessage, Ending
+from echo_core import BaseMessage, Ending, Source
 from runtime.hosting import Handler, Numbers, World, manifest
 from runtime.test_settlement import Log
 
@@ -16,6 +17,21 @@ SOURCE = manifest("counting", says=("raw",), plugin_type="source")
 
 def slow(name: str, when_full: str, **delivery: Any) -> Any:
     return manifest(name, hears=("raw",), delivery={"queue_limit": 10, "when_full": when_full, **delivery})
+
+
+class FirstThenOthers(Source):
+    """Yields the first number, and the others when that is in hand."""
+
+    def __init__(self, count: int, handler: Handler) -> None:
+        self.count = count
+        self.handler = handler
+
+    async def produce(self) -> AsyncIterator[int]:
+        yield 0
+        while not self.handler.seen:
+            await asyncio.sleep(0)
+        for number in range(1, self.count):
+            yield number
 
 
 class Gate:
@@ -36,7 +52,7 @@ def test_what_is_kept_is_the_oldest_or_the_newest_and_nobody_is_slowed(
 ) -> None:
     world, quick = World(tmp_path), Handler()
     busy = Handler(Gate(quick, 500))
-    world.add(Numbers(500), SOURCE)
+    world.add(FirstThenOthers(500, busy), SOURCE)
     world.add(busy, slow("busy", when_full))
     world.add(quick, manifest("quick", hears=("raw",)))
     final = asyncio.run(world.run())
@@ -75,8 +91,9 @@ def test_a_stop_keeps_what_was_not_shed(tmp_path: Path) -> None:
         async def hang(message: BaseMessage) -> None:
             await asyncio.Event().wait()
 
-        world.add(Numbers(50), SOURCE)
-        world.add(Handler(hang), slow("stuck", "shed_newest"))
+        stuck = Handler(hang)
+        world.add(FirstThenOthers(50, stuck), SOURCE)
+        world.add(stuck, slow("stuck", "shed_newest"))
         world.add(quick, manifest("quick", hears=("raw",)))
         running = asyncio.create_task(world.run(until_idle=False))
         while len(quick.seen) < 50:

@@ -4,15 +4,22 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from echo_core import BaseMessage, Plugin, ProcessingStatus, Source
+from echo_core import BaseMessage, Ending, Plugin, ProcessingStatus, Source
+from echo_core.plugin import Answer
+from echo_core.runtime import lane, stacks
+from echo_core.runtime.dead_letters import DeadLetterStore
+from echo_core.runtime.dispatch import Dispatcher, _Feeding
+from echo_core.runtime.slot import PluginEvent
 from echo_core.runtime.states import PluginState
+from echo_core.runtime.watchdog import Watchdog
 from echo_core.testing.clock import ManualClock
+from echo_core.transports.memory import MemoryTransport
 from runtime.hosting import Handler, Numbers, World, manifest
 
 SOURCE = manifest("counting", says=("raw",), plugin_type="source")
@@ -23,6 +30,28 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def test_where_there_are_many_plugins_each_is_asked_in_its_turn(tmp_path: Path) -> None:
+    dispatcher = Dispatcher(MemoryTransport(), DeadLetterStore(tmp_path / "letters"), ManualClock())
+    asked: list[int] = []
+
+    class Asked:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def look(self, now: float) -> None:
+            asked.append(self.number)
+
+    plugins: dict[Any, Any] = {number: _Feeding((), (), progress=Asked(number)) for number in range(120)}  # type: ignore[arg-type]
+    dispatcher._feeding = plugins
+    ticks: list[int] = []
+    for _ in range(6):
+        before = len(asked)
+        dispatcher._check(0.0)
+        ticks.append(len(asked) - before)
+    assert max(ticks) <= 50
+    assert sorted(asked) == sorted([*range(120), *range(120)])
 
 
 def state_of(world: World, number: int = 1) -> PluginState:
@@ -55,6 +84,119 @@ def test_a_handler_that_goes_on_after_its_cancellation_is_named_with_its_place(t
         world.host.request_stop()
         final = (await running)["deaf"]
         assert (final.processed, final.failed_attempts) == (3, 0)  # it has answered after all
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("delivery", [{}, {"batch_size": 3}])
+def test_a_handler_that_swallowed_its_cancellation_and_waits_again_is_cancelled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivery: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(lane, "_DEAF_AFTER_S", 0.05)
+
+    async def waits_twice() -> ProcessingStatus:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.Event().wait()
+        return OK
+
+    class Twice(Handler):
+        async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> list[Answer]:
+            return [await waits_twice()]
+
+        async def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:
+            return await waits_twice()
+
+    world = World(tmp_path)
+    world.add(Numbers(3), SOURCE)
+    world.add(Twice(), manifest("twice", hears=("raw",), delivery=delivery, timeouts={"message_ms": 50}))
+    final = asyncio.run(world.run())["twice"]
+    assert (final.received, final.dead_lettered) == (3, 3)
+    assert {letter.attempts[-1].error_type for letter in world.dead_letters.newest()} == {"TimeoutError"}
+
+
+async def deaf_for_ever(message: BaseMessage) -> None:
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if message.data == "let go":
+                raise
+
+
+class NeverReturns(Plugin, blocking=True):
+    def __init__(self, let_go: threading.Event) -> None:
+        self.let_go = let_go
+
+    def process_message(self, topic: str, message: BaseMessage) -> ProcessingStatus:  # type: ignore[override]
+        self.let_go.wait(60)
+        return OK
+
+
+@pytest.mark.parametrize("how", ["deaf", "thread"])
+def test_a_run_that_is_to_end_gives_up_a_plugin_that_does_not_let_itself_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(lane, "_DEAF_AFTER_S", 0.05)
+    let_go, told = threading.Event(), list[Ending]()
+
+    class Asking(Numbers):
+        async def settled(self, message: BaseMessage, ending: Ending) -> None:
+            told.append(ending)
+
+    async def scenario() -> None:
+        world, good = World(tmp_path), Handler()
+        world.add(Asking(5), SOURCE)
+        plugin = Handler(deaf_for_ever) if how == "deaf" else NeverReturns(let_go)
+        world.add(plugin, manifest("bad", hears=("raw",), timeouts={"message_ms": 50, "shutdown_ms": 100}))
+        world.add(good, manifest("good", hears=("raw",)))
+        final = await world.run()
+        let_go.set()
+        assert final["bad"].state is PluginState.FAILED
+        place = "in deaf_for_ever" if how == "deaf" else "in process_message"
+        assert place in final["bad"].reason
+        assert (final["bad"].received, final["bad"].dead_lettered, final["bad"].in_hand) == (5, 5, 0)
+        assert sorted(letter.message().data for letter in world.dead_letters.newest()) == [*range(5)]
+        assert good.data == [*range(5)]
+        assert told == [Ending.DEAD_LETTERED] * 5
+
+    loop = asyncio.new_event_loop()  # not `asyncio.run`, which would wait for what is deaf
+    loop.run_until_complete(scenario())
+    loop.close()
+
+
+def test_a_trial_that_does_not_end_is_named_where_the_circuit_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_DEAF_AFTER_S", 0.05)
+
+    async def scenario() -> None:
+        let_go = asyncio.Event()
+
+        async def fails_then_is_deaf(message: BaseMessage) -> None:
+            if message.data < 3:
+                raise ConnectionError
+            while not let_go.is_set():
+                try:
+                    await let_go.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        world = World(tmp_path)
+        world.add(Numbers(5), SOURCE)
+        delivery = {"max_attempts": 1, "circuit_failures": 3}
+        of = manifest("deaf", hears=("raw",), delivery=delivery, timeouts={"message_ms": 50})
+        world.add(Handler(fails_then_is_deaf), of)
+        running = asyncio.create_task(world.run(until_idle=False))
+        await until(lambda: "its trial does not end" in world.host.snapshot().plugins[1].reason)
+        plugin = world.host.snapshot().plugins[1]
+        assert plugin.state is PluginState.CIRCUIT_OPEN
+        assert "in fails_then_is_deaf" in plugin.reason
+        let_go.set()
+        await until(lambda: state_of(world) is PluginState.RUNNING)
+        world.host.request_stop()
+        assert (await running)["deaf"].processed == 2
 
     asyncio.run(scenario())
 
@@ -262,7 +404,10 @@ def test_a_plugin_that_blocks_its_threads_does_not_delay_its_neighbours(tmp_path
 
 
 class Told(logging.Handler):
-    """Sets an event at the first record of the watchdog."""
+    """Sets an event at the first record of the watchdog that tells of what the test blocks the loop by.
+
+    Where the machine does something else for as long as that, others may be told before.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -271,7 +416,11 @@ class Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record.getMessage())
-        self.told.set()
+        if self.found("in block") or self.found("in produce"):
+            self.told.set()
+
+    def found(self, place: str) -> list[str]:
+        return [record for record in self.records if place in record]
 
 
 @pytest.fixture
@@ -322,16 +471,20 @@ def test_what_blocks_the_loop_is_named_with_its_stack_while_it_does(
 
     async def scenario() -> None:
         running = asyncio.create_task(world.run(until_idle=False))
-        await until(lambda: any(event.state is PluginState.DEGRADED for event in world.events))
+        await until(lambda: bool(told()))
         world.host.request_stop()
         await running
 
+    def told() -> list[PluginEvent]:
+        degraded = [event for event in world.events if event.state is PluginState.DEGRADED]
+        return [event for event in degraded if f"in {function}" in event.reason]
+
     asyncio.run(scenario())
-    assert "blocker blocks the event loop: nothing else has run for" in watchdog_log.records[0]
-    assert f"in {function}" in watchdog_log.records[0]
-    (event,) = [event for event in world.events if event.state is PluginState.DEGRADED]
+    (record,) = watchdog_log.found(f"in {function}")
+    assert "blocker blocks the event loop: nothing else has run for" in record
+    assert "pytest" not in record  # what has started the process says nothing of it
+    (event,) = told()
     assert event.name == "blocker"
-    assert f"in {function}" in event.reason
     assert "it blocked the event loop for" in event.reason
 
 
@@ -342,7 +495,7 @@ def test_a_task_of_a_plugins_own_that_blocks_the_loop_is_told_by_its_code(
     world.add(Numbers(1), SOURCE)
     world.add(blocks_the_loop(watchdog_log.told, in_task=True), manifest("blocker", hears=("raw",)))
     asyncio.run(world.run())
-    assert "in block" in watchdog_log.records[0]
+    assert watchdog_log.found("in block")
 
 
 def test_a_busy_loop_that_lets_others_run_is_not_blocked(tmp_path: Path, watchdog_log: Told) -> None:
@@ -351,3 +504,25 @@ def test_a_busy_loop_that_lets_others_run_is_not_blocked(tmp_path: Path, watchdo
     world.add(Handler(), manifest("busy", hears=("raw",)))
     asyncio.run(world.run())
     assert watchdog_log.records == []
+
+
+def test_a_loop_that_has_nothing_to_do_is_not_told_as_blocked() -> None:
+    """Its beat is late where the machine did something else, or slept."""
+    looked: list[object] = []
+
+    def look_while_it_waits(watchdog: Watchdog, loop_thread: int) -> None:
+        while not stacks.is_waiting(stacks.frames_of_thread(loop_thread)):
+            time.sleep(0)
+        watchdog._look_into(watchdog._beat)
+
+    async def scenario() -> None:
+        watchdog = Watchdog(1e6, lambda frames: looked.append(frames))
+        watchdog.start()
+        try:
+            await asyncio.to_thread(look_while_it_waits, watchdog, threading.get_ident())
+            assert watchdog.beat() is None
+        finally:
+            watchdog.stop()
+
+    asyncio.run(scenario())
+    assert looked == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from common_telemetry.testing import OtlpReceiver, ReceivedSpan
 from echo_core import BaseMessage, Filter, Invalid, ProcessingStatus, Router, Sink, Transformer, Validator
 from runtime.hosting import Handler, Numbers, World, manifest
+from telemetry.faulty import faulty
 
 
 class Checked(Validator):
@@ -166,3 +167,30 @@ def test_without_telemetry_the_host_does_the_same(tmp_path: Path) -> None:
     assert (final["checked"].processed, final["checked"].dead_lettered) == (2, 1)
     assert final["strict"].dead_lettered == 2
     assert {letter.trace_id for letter in world.dead_letters.newest()} == {""}
+
+
+def test_an_endpoint_that_never_answers_holds_up_no_message_and_each_lost_span_is_counted(
+    tmp_path: Path,
+) -> None:
+    """Nothing waits for it, no more is kept than the queue of spans may hold, and the rest is counted."""
+    with faulty() as backend:
+        backend.answers = [backend.hang]
+        told = {
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "300",
+        }
+        world = World(tmp_path, otel=told | {"OTEL_EXPORTER_OTLP_ENDPOINT": backend.endpoint})
+        orders_pipeline(world, range(300))
+        final = asyncio.run(world.run())
+
+        # All have ended, and the first request to the endpoint has not.
+        assert final["sink_a"].processed == final["sink_b"].processed == 300
+        assert len(backend.posts) == 1
+        traces = world.telemetry.health().traces
+        assert traces.exported == 0
+        assert traces.queued <= 300
+        assert not world.telemetry.shutdown(0.2)
+        made = 10 * 300  # a message is published and handled five times on its way
+    traces = world.telemetry.health().traces
+    assert traces.exported + traces.dropped + traces.failed + traces.queued >= made

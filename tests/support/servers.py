@@ -1,5 +1,6 @@
 """Real brokers for tests, each on a free port of 127.0.0.1 and gone with its context."""
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -16,6 +17,8 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 import pytest
+
+from support.ports import free_port
 
 _READY_S: Final = 40.0
 
@@ -35,13 +38,6 @@ def program(name: str, how: str, *, first: str = "") -> str:
     return shutil.which(name, path=os.pathsep.join(filter(None, folders))) or missing(name, how)
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -58,8 +54,11 @@ class Server:
         *,
         environ: Mapping[str, str] | None = None,
         ready: bytes = b"",
+        lacks: frozenset[str] = frozenset(),
     ) -> None:
         self.port = port
+        self.lacks = lacks
+        """What this server does not do as the one that it stands for does."""
         self._ready = ready
         """What it writes when it is more than a port that answers."""
         self._environ = environ
@@ -82,13 +81,29 @@ class Server:
             time.sleep(0.02)
         raise RuntimeError(f"{self._command[0]} did not start:\n{self._log.read_text(errors='replace')}")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """As the kernel does it when memory runs out."""
         self._end(signal.SIGKILL)
 
-    def stop(self) -> None:
-        """As an operator does it."""
-        self._end(signal.SIGTERM)
+    @property
+    def said(self) -> str:
+        """Its log."""
+        return self._log.read_text(errors="replace")
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it to the program."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """That of the program."""
+        return self._environ or {}
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -96,6 +111,14 @@ class Server:
             self._process.wait()
         while _answers(self.port):  # what the program had started ends a moment later
             time.sleep(0.01)
+
+    def needs(self, *abilities: str) -> None:
+        """Skip the test where the server lacks one of them."""
+        for ability in abilities:
+            if ability in self.lacks:
+                pytest.skip(
+                    f"{Path(self._command[0]).name}, which stands for the real server, does not {ability}"
+                )
 
     def __enter__(self) -> Self:
         self.start()
@@ -108,6 +131,77 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+
+
+class Given(Server):
+    """A server on this machine that somebody else runs: it is used, and left alone."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__([], port, Path())
+
+    def start(self) -> None:
+        if not _answers(self.port):
+            raise RuntimeError(f"nobody listens on port {self.port}")
+
+    def _end(self, how: signal.Signals) -> None:
+        pass
+
+
+def given(scheme: str) -> str:
+    """What ECHO_CORE_TEST_<SCHEME> says: the tests of that transport use this server instead of their own.
+
+    Either an address on this machine, `127.0.0.1:9092`, for the tests that need no server of their own; or
+    the command that starts one, with `{port}` and `{folder}`, which the tests may kill and start again.
+    """
+    return os.environ.get(f"ECHO_CORE_TEST_{scheme.upper()}", "")
+
+
+def given_port(scheme: str) -> int | None:
+    """The port of the server that was given, if one is running."""
+    address = given(scheme)
+    if not address or "{port}" in address:
+        return None
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        pytest.fail(f"{address!r} is no address on this machine: write 127.0.0.1:PORT")
+    return int(port)
+
+
+@contextmanager
+def given_server(scheme: str, data: Path | None = None) -> Iterator[Server]:
+    """A server of its own for a test, from the command that was given."""
+    if given_port(scheme):
+        pytest.skip("the server that was given is not ours to kill: give a command with {port} and {folder}")
+    port = free_port()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        command = [part.format(port=port, folder=data or folder) for part in shlex.split(given(scheme))]
+        with Server(command, port, Path(folder) / "log") as server:
+            yield server
+
+
+MOVE_PARTITIONS: Final = "take commits while it hands out a group's partitions anew"
+END_SESSIONS: Final = "give up members of a group that fall silent"
+REFUSE_WHEN_FULL: Final = "refuse what its disk has no room for"
+SURVIVE_A_KILL: Final = "keep what it has confirmed when it is killed, or even told to stop"
+
+
+@contextmanager
+def kafka_server(data: Path | None = None) -> Iterator[Server]:
+    """A noida-db, which speaks Kafka and keeps its data in files when it ends; kafka://127.0.0.1:<port>."""
+    path = program("noida-db", "make setup", first=_folder_of("noida_db"))
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [path, "start", "--only", "kafka", "--kafka-port", str(port)]
+        command += ["--data-dir", str(data or folder)]
+        lacks = frozenset({MOVE_PARTITIONS, END_SESSIONS, REFUSE_WHEN_FULL, SURVIVE_A_KILL})
+        with Server(command, port, Path(folder) / "log", lacks=lacks) as server:
+            yield server
+
+
+def _folder_of(package: str) -> str:
+    """Where a package that only carries a program is installed; empty where it is not."""
+    found = importlib.util.find_spec(package)
+    return str(Path(found.origin).parent) if found and found.origin else ""
 
 
 @contextmanager
@@ -137,7 +231,7 @@ def certificates(folder: Path) -> None:
     """An authority, and a certificate of 127.0.0.1 that it has signed."""
     subprocess.run(
         shlex.split(
-            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test"
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
             " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
         ),
         cwd=folder,

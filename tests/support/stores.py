@@ -6,7 +6,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from echo_core.message import BaseMessage
+from echo_core.message import BaseMessage, decode
+from echo_core.transports.sqlite.blocks import Block, bodies_of, read_head
 from echo_core.transports.sqlite.transport import SqliteTransport, open_from_url
 
 
@@ -62,10 +63,46 @@ async def _receive(reader: Any) -> Any:
     return await reader.receive(64)
 
 
+def numbers_due(path: Path) -> set[int]:
+    """The numbers that somebody has still to settle, as they lie in the file."""
+    return {message.data["number"] for message in messages_due(path)}
+
+
+def messages_due(path: Path) -> list[BaseMessage]:
+    """What somebody has still to settle, as it lies in the file."""
+    due: dict[int, BaseMessage] = {}
+    for subscription, first, last, *block, bodies in rows(
+        path,
+        "SELECT subscription, first, last, b.seq, b.count, crc, head, bodies FROM deliveries d "
+        "JOIN blocks b ON b.seq = (SELECT min(seq) FROM blocks WHERE seq >= d.first) "
+        "WHERE first > 0",
+    ):
+        read = read_head(*block)
+        assert read is not None
+        found = bodies_of(read, bodies)
+        for seq in Block.of(read).members_between(subscription, first, last):
+            body = found[seq - read.first]
+            assert body is not None
+            due[seq] = decode(body)
+    return [due[seq] for seq in sorted(due)]
+
+
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     """What the file says, past the transport."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
+
+
+def spoil(path: Path, seq: int) -> None:
+    """Change a byte of that message, as a disk would."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        (last, *rest) = connection.execute(
+            "SELECT seq, count, crc, head FROM blocks WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)
+        ).fetchone()
+        head = read_head(last, *rest)
+        assert head is not None
+        with connection.blobopen("blocks", "bodies", last) as bodies:
+            bodies[sum(head.sizes[: seq - head.first])] ^= 1
 
 
 def write(path: Path, *statements: str) -> None:

@@ -77,7 +77,7 @@ class FastSpans:
     def request(self) -> ExportTraceServiceRequest:
         drained = self.buffer.drain(65_536)
         assert len(self.buffer) == self.buffer.dropped == 0
-        return ExportTraceServiceRequest.FromString(drained[0] if drained else b"")
+        return ExportTraceServiceRequest.FromString(bytes(drained[0]) if drained else b"")
 
 
 def spans(engine: Engine, environ: Mapping[str, str] | None = None, sampler: Sampler | None = None) -> Spans:
@@ -116,7 +116,7 @@ class FastLogs:
     def request(self) -> ExportLogsServiceRequest:
         drained = self.buffer.drain(65_536)
         assert len(self.buffer) == self.buffer.dropped == 0
-        return ExportLogsServiceRequest.FromString(drained[0] if drained else b"")
+        return ExportLogsServiceRequest.FromString(bytes(drained[0]) if drained else b"")
 
 
 def logs(engine: Engine, environ: Mapping[str, str] | None = None) -> OfficialLogs | FastLogs:

@@ -15,6 +15,8 @@ def exercise(memory: InMemoryTelemetry) -> None:
         with plugin.lifecycle(event):
             pass
     plugin.shed("orders.new", "queue_full")
+    plugin.dead_letters(2, 1.5)
+    plugin.history_dropped("record", 2)
     run_pipeline(memory.context)
     for pipeline in memory.context._pipelines:  # without losses nothing is said of them
         pipeline.tally.enter(2)

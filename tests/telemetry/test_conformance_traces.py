@@ -6,6 +6,7 @@ import pytest
 from opentelemetry import trace
 
 from common_telemetry import Outgoing
+from common_telemetry.errors import LONGEST
 from common_telemetry.testing import InMemoryTelemetry, OtlpReceiver, ReceivedSpan
 from telemetry.conftest import Start
 from telemetry.pipeline import EXPECTED_TREE, ManualClock, Message, publish, run_pipeline
@@ -210,6 +211,37 @@ def test_an_exception_marks_the_attempt_as_failed(
     assert (record.severity, record.event_name) == ("ERROR", "plugin.message.failed")
     assert (record.trace_id, record.span_id) == (span.trace_id, span.span_id)
     assert record.attributes["message.id"] == "m1"
+
+
+def test_of_a_very_long_exception_the_beginning_is_told_and_both_ends_of_its_stack(
+    memory: InMemoryTelemetry,
+) -> None:
+    plugin = memory.for_plugin("validator", "1.2.3", "running")
+    message = publish(plugin, "orders.raw", "m1")
+    text = "x" * 1_000_000
+    with plugin.messages.process("orders.raw", message) as scope:
+        try:
+            raise ValueError(text + "the end")
+        except ValueError as error:
+            scope.fail(error)
+    with pytest.raises(ValueError, match="x"), plugin.lifecycle("init"):
+        raise ValueError(text)
+    (failed,) = [span for span in memory.spans() if span.name == "process orders.raw"]
+    for span in memory.spans():
+        for event in span.events:
+            told = event.attributes
+            assert str(told["exception.message"]).startswith("xxx")
+            assert str(told["exception.message"]).endswith("characters)")
+            assert "Traceback" in str(told["exception.stacktrace"])
+            assert all(len(str(value)) < LONGEST + 100 for value in told.values())
+        assert len(span.status_description) < LONGEST + 100
+    (event,) = failed.events
+    assert str(event.attributes["exception.stacktrace"]).endswith("the end\n")
+    records = [record for record in memory.logs() if "exception.message" in record.attributes]
+    assert len(records) >= 2
+    for record in records:
+        assert len(str(record.body)) < LONGEST + 200
+        assert all(len(str(value)) < LONGEST + 100 for value in record.attributes.values())
 
 
 def test_a_failure_told_by_the_host_is_told_once_even_if_it_also_passes_through(

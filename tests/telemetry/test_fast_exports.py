@@ -10,7 +10,7 @@ from common_telemetry.engines.fast.wire import ITEM, Origin, delimited
 ORIGIN = Origin({}, "", "scope", "1")
 
 
-def of_bytes(limit: int, batch: int = 512) -> Buffer[int]:
+def of_bytes(limit: int, batch: int = 512) -> Buffer:
     """A buffer of items as large as their numbers say."""
     return Buffer(limit, lambda size: (ORIGIN, delimited(ITEM, bytes(size))), batch=batch)
 
@@ -18,12 +18,12 @@ def of_bytes(limit: int, batch: int = 512) -> Buffer[int]:
 @pytest.mark.parametrize(
     ("environ", "limit", "batch"),
     [
-        ({}, 65_536, 2_048),
+        ({}, 65_536, 4_096),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "2048"}, 2_048, 512),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "2"}, 2, 1),
         ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"}, 65_536, 100),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"}, 10, 10),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "many"}, 65_536, 2_048),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "many"}, 65_536, 4_096),
     ],
 )
 def test_the_queue_and_the_batch_are_as_told_and_fit_each_other(

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from common_telemetry import TelemetryConfig, TelemetryContext
 from common_telemetry.config import Engine
 from common_telemetry.testing.received import attributes
+from support.ports import free_port
 from telemetry.pipeline import EXPECTED_TREE, Message, run_pipeline
 
 if os.environ.get("CI"):
@@ -52,9 +52,7 @@ class Heard:
 
 @asynccontextmanager
 async def tapped(engine: Engine, **environ: str) -> AsyncIterator[tuple[TelemetryContext, Heard]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = oteltap.OtelTapHttpProtobufReceiverSettings(http_port=port, listen_on_all_interfaces=False)
     async with oteltap.OtelTapHttpProtobufReceiver(settings) as tap:
         heard = Heard(tap)

@@ -15,6 +15,7 @@ import pytest
 from common_telemetry import TelemetryConfig, TelemetryContext
 from common_telemetry.config import Engine
 from common_telemetry.testing import OtlpReceiver
+from support.ports import free_port
 from telemetry.pipeline import EXPECTED_TREE, Message, run_pipeline
 
 MANY = 5_000
@@ -40,12 +41,6 @@ def _why_not() -> str:
 PROGRAM = _program()
 _WHY_NOT = _why_not()
 pytestmark = pytest.mark.skipif(bool(_WHY_NOT) and not os.environ.get("CI"), reason=_WHY_NOT)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from common_telemetry.senders import answers, delivery
 from common_telemetry.senders.answers import Answer
-from common_telemetry.senders.delivery import Sender, deliver
+from common_telemetry.senders.delivery import Body, Sender, deliver
 
 BUSY = Answer("retry", "busy")
 TAKEN = Answer("accepted")
@@ -25,14 +25,14 @@ class Scripted(Sender):
 
     def __init__(self, *script: Answer) -> None:
         self._script = list(script)
-        self.sent: list[bytes] = []
+        self.sent: list[Body] = []
         self.pauses: list[float] = []
         self.time = 0.0
 
-    def prepare(self, body: bytes) -> bytes:
+    def prepare(self, body: Body) -> Body:
         return body[::-1]
 
-    def attempt(self, prepared: bytes, end: float) -> Answer:
+    def attempt(self, prepared: Body, end: float) -> Answer:
         self.sent.append(prepared)
         return self._script.pop(0)
 

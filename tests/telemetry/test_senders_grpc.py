@@ -85,7 +85,7 @@ def sender(backend: Backend) -> Iterator[MakeSender]:
 
 
 def soon() -> float:
-    return monotonic() + 5
+    return monotonic() + 20
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_backend_that_hangs_is_left_at_the_deadline(backend: Backend, sender: 
     backend.answer = hang
     begin = monotonic()
     assert sender().attempt(b"", begin + 0.2).outcome == "retry"
-    assert 0.15 < monotonic() - begin < 1
+    assert 0.15 < monotonic() - begin < 5  # where nothing ends it, it hangs for ever
     released.set()
 
 
@@ -200,9 +200,9 @@ def test_an_attempt_can_be_broken_off_and_none_comes_after(backend: Backend, sen
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(here.attempt(b"", soon()).outcome))
     thread.start()
-    assert arrived.wait(5)
+    assert arrived.wait(20)
     here.break_off()
-    thread.join(2)
+    thread.join(20)
     released.set()
     assert answers == ["refused"]
     assert here.attempt(b"", soon()).outcome == "refused"

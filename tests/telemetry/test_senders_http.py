@@ -47,7 +47,7 @@ def no_proxy_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def soon() -> float:
-    return monotonic() + 5
+    return monotonic() + 20
 
 
 def test_a_request_is_a_post_with_the_headers_told(sender: MakeSender) -> None:
@@ -80,6 +80,23 @@ def test_one_connection_serves_many_requests(sender: MakeSender) -> None:
         here = sender(backend.endpoint)
         assert [here.attempt(b"x", soon()).outcome for _ in range(5)] == ["accepted"] * 5
         assert (len(backend.posts), backend.connections) == (5, 1)
+
+
+def test_what_is_more_than_the_system_takes_at_once_arrives_whole(sender: MakeSender) -> None:
+    body = bytes(range(256)) * 100_000
+    with faulty() as backend:
+        here = sender(backend.endpoint)
+        for _ in range(2):
+            assert here.attempt(here.prepare(memoryview(body)), soon()).outcome == "accepted"
+        assert [post.body == body for post in backend.posts] == [True, True]
+
+
+def test_a_backend_that_takes_only_a_part_is_left_at_the_deadline(sender: MakeSender) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        here = sender(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        begin = monotonic()
+        assert here.attempt(bytes(50_000_000), begin + 0.3).outcome == "retry"
+        assert monotonic() - begin < 10
 
 
 def test_a_partial_success_is_told(sender: MakeSender) -> None:
@@ -163,11 +180,18 @@ def test_a_connection_closed_while_idle_is_opened_again_without_an_error(sender:
 @pytest.mark.parametrize("way", ["hang", "dribble", "stall"])
 def test_a_backend_that_does_not_answer_is_left_at_the_deadline(sender: MakeSender, way: str) -> None:
     with faulty() as backend:
-        backend.answers = [getattr(backend, way)]
+        backend.answers = [getattr(backend, way)] * 5
         here = sender(backend.endpoint)
-        begin = monotonic()
-        assert here.attempt(b"x", begin + 0.2).outcome == "retry"
-        assert 0.15 < monotonic() - begin < 0.33
+
+        def took() -> float:
+            begin = monotonic()
+            assert here.attempt(b"x", begin + 0.2).outcome == "retry"
+            return monotonic() - begin
+
+        times = [took()]
+        while times[-1] >= 0.33 and len(times) < 5:  # a busy machine may wake us late, but not each time
+            times.append(took())
+        assert 0.15 < times[-1] < 0.33, times
 
 
 def test_nobody_listening_is_worth_another_try(sender: MakeSender) -> None:
@@ -196,9 +220,9 @@ def test_an_attempt_can_be_broken_off_and_none_comes_after(sender: MakeSender) -
         answers: list[str] = []
         thread = threading.Thread(target=lambda: answers.append(here.attempt(b"x", soon()).outcome))
         thread.start()
-        assert backend.arrived.acquire(timeout=5)
+        assert backend.arrived.acquire(timeout=20)
         here.break_off()
-        thread.join(2)
+        thread.join(20)
         assert answers == ["refused"]
         assert here.attempt(b"x", soon()).outcome == "refused"
         assert len(backend.posts) == 1

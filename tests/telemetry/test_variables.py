@@ -137,7 +137,7 @@ def test_a_request_takes_no_longer_than_its_timeout(name: str, engine: Engine) -
             report(telemetry)
             begin = monotonic()
             assert not telemetry.flush(10)
-            assert monotonic() - begin < 3
+            assert monotonic() - begin < 5  # it may wait for 10 s
             assert telemetry.health().traces.failed == 1
 
 
@@ -269,7 +269,9 @@ LIMITS: Final[list[tuple[dict[str, str], Callable[[Any], object], object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("environ", "look", "expected"), LIMITS, ids=str)
+@pytest.mark.parametrize(
+    ("environ", "look", "expected"), LIMITS, ids=[str(environ) for environ, _, _ in LIMITS]
+)
 def test_a_span_keeps_to_the_limits(
     environ: dict[str, str],
     look: Callable[[Any], object],

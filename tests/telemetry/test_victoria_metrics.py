@@ -20,6 +20,7 @@ import pytest
 
 from common_telemetry import TelemetryConfig, TelemetryContext
 from common_telemetry.config import Engine
+from support.ports import free_port
 from telemetry.conftest import ENGINES
 from telemetry.pipeline import ManualClock, Message
 
@@ -56,8 +57,7 @@ class Store:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("victoria-metrics")
     command = [
         str(PROGRAM),

@@ -63,3 +63,16 @@ async def test_the_system_clock_sleeps_at_least_as_long_as_told() -> None:
     before = clock.monotonic()
     await clock.sleep(0.01)
     assert clock.monotonic() - before >= 0.009
+
+
+@async_test
+async def test_whoever_sleeps_until_a_moment_gets_there_though_rounding_eats_what_is_left() -> None:
+    clock, until = ManualClock(start=1e16), 1e16 + 2
+
+    async def wait() -> None:
+        while clock.monotonic() < until:
+            await clock.sleep(0.5)  # which, added to the time, changes nothing
+
+    waiting = asyncio.create_task(wait())
+    await clock.advance(4)
+    assert waiting.done()

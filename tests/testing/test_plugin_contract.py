@@ -31,6 +31,19 @@ class GoodSource(Source):
             yield {}
 
 
+class Words(Source):
+    """Says how far it is once it has said all the words of a line."""
+
+    lines = ("a b", "c", "d e f")
+
+    async def produce(self) -> AsyncIterator[Any]:
+        state = self.context.state
+        for number, line in enumerate(self.lines[state.get("next", 0) :], state.get("next", 0) + 1):
+            for word in line.split():
+                yield word
+            state["next"] = number
+
+
 class WithBackgroundTask(Good):
     """Begins a task in `init`, and ends it in `shutdown`."""
 
@@ -51,10 +64,10 @@ class WithBackgroundTask(Good):
             await asyncio.wait([self.task])
 
 
-@pytest.mark.parametrize("plugin", [Good, GoodSource, WithBackgroundTask])
+@pytest.mark.parametrize("plugin", [Good, GoodSource, Words, WithBackgroundTask])
 @async_test
 async def test_a_good_plugin_passes_every_check(plugin: type[Plugin]) -> None:
-    subscriptions = () if plugin is GoodSource else ("in",)
+    subscriptions = () if issubclass(plugin, Source) else ("in",)
     manifest = msgspec.structs.replace(MANIFEST, subscriptions=subscriptions)
     await check_plugin_contract(plugin, manifest, samples=[{"text": "good"}, "a sample it cannot handle"])
 
@@ -118,6 +131,15 @@ class ForgetsItsTask(WithBackgroundTask):
         pass
 
 
+class IsAheadOfItself(Words):
+    async def produce(self) -> AsyncIterator[Any]:
+        state = self.context.state
+        for number, line in enumerate(self.lines[state.get("next", 0) :], state.get("next", 0) + 1):
+            state["next"] = number
+            for word in line.split():
+                yield word
+
+
 BREACHES: list[tuple[str, Callable[[], Any], str]] = [
     ("each_plugin_is_a_fresh_one", lambda: ONE, "the same plugin twice"),
     ("each_plugin_is_a_fresh_one", object, "object, which is no Plugin"),
@@ -128,6 +150,7 @@ BREACHES: list[tuple[str, Callable[[], Any], str]] = [
     ("message_data_is_never_changed", ChangesTheData, "changed from {'text': 'a'} to"),
     ("message_data_is_never_changed", ChangesTheDataAndFails, "changed from {'text': 'a'} to {}"),
     ("a_batch_goes_as_its_messages_would_alone", ForgetsItsRulesInBatches, "in a batch as .'filtered'.$"),
+    ("a_source_leaves_nothing_out_when_it_goes_on", IsAheadOfItself, r"'out', 'c'.*where .*'out', 'b'"),
     ("nothing_is_published_after_shutdown", SaysGoodbyeTooLate, "published after shutdown: out"),
     ("shutdown_leaves_no_task_running", ForgetsItsTask, "publish_for_ever"),
 ]

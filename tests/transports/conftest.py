@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from echo_core.transports import nats
+
 
 @pytest.fixture(autouse=True)
 def collect_what_clients_leave_open() -> Iterator[None]:
@@ -14,3 +16,9 @@ def collect_what_clients_leave_open() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture
+def nats_gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is refused however long it is tried."""
+    monkeypatch.setattr(nats, "_CONNECT_S", 2.0)

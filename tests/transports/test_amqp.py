@@ -4,14 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import aiormq
 import pytest
+from aiormq.exceptions import DeliveryError
+from pamqp.commands import Basic
 
 from echo_core.errors import SettingsError, TransportError
 from echo_core.message import BaseMessage
 from echo_core.testing import async_test
+from echo_core.topics import TopicPattern
+from echo_core.transports.amqp import AmqpSubscription, AmqpTransport, open_amqp
+from echo_core.transports.broker.publication import Publication
 from echo_core.transports.urls import transport_for
 from support.brokers import Brokers, once, open_broker
 from support.servers import certificates, rabbitmq_server
@@ -103,3 +110,119 @@ async def test_with_tls_the_server_is_verified(tmp_path: Path) -> None:
 def test_options_of_rabbitmq_are_checked(query: str) -> None:
     with pytest.raises(SettingsError):
         transport_for(f"amqp://127.0.0.1/?{query}")
+
+
+class Answering:
+    """A connection of aiormq's, as far as a queue is made on it: who takes from it is answered in turn."""
+
+    def __init__(self, *consumers: int) -> None:
+        self.consumers = list(consumers)
+        self.messages = 0
+        self.did: list[str] = []
+        self.is_closed = False
+
+    async def channel(self, **options: object) -> "Answering":
+        if self.is_closed:
+            raise RuntimeError("the connection has ended")  # as aiormq does
+        return self
+
+    async def queue_declare(self, name: str, **options: object) -> Any:
+        self.did.append("ask")
+        return SimpleNamespace(consumer_count=self.consumers.pop(0), message_count=self.messages)
+
+    async def queue_bind(self, name: str, exchange: str, **options: object) -> None:
+        self.did.append("bind")
+
+    async def close(self, error: object = None) -> None:
+        pass
+
+
+def amqp() -> tuple[AmqpTransport, AmqpSubscription]:
+    transport = open_amqp("amqp://127.0.0.1/")
+    return transport, AmqpSubscription(transport, "reader", [TopicPattern("a")], 100)
+
+
+@pytest.mark.parametrize(
+    ("consumers", "did"),
+    [
+        ([1], ["ask", "agree", "bind"]),
+        ([0, 0, 1], ["ask", "ask", "ask", "agree", "bind"]),  # busy at first
+        ([0] * 8, [*["ask"] * 8, "bind"]),
+    ],
+)
+@async_test
+async def test_who_takes_from_a_queue_is_asked_again_where_rabbitmq_says_nobody(
+    consumers: list[int], did: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, subscription = amqp()
+    connection = Answering(*consumers)
+
+    async def agree(subscription: object) -> list[str]:
+        connection.did.append("agree")
+        return []
+
+    monkeypatch.setattr(transport, "_agree_with_peers", agree)
+    await transport._ensure_queue(connection, subscription)
+    assert connection.did == did
+
+
+@async_test
+async def test_a_host_that_is_about_to_listen_to_a_queue_is_told_who_joins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transport, subscription = amqp()
+    connection = Answering(0)
+    connection.messages = 1
+
+    async def agree(subscription: object) -> list[str]:
+        connection.did.append("agree")
+        return []
+
+    monkeypatch.setattr(transport, "_agree_with_peers", agree)
+    await transport._ensure_queue(connection, subscription)
+    assert connection.did == ["ask", "agree", "bind"]
+
+
+@async_test
+async def test_a_connection_that_ends_while_a_queue_is_made_is_no_refusal() -> None:
+    transport, subscription = amqp()
+    transport._connection = connection = Answering(0, 0, 0)
+    transport._succession = asyncio.create_task(asyncio.sleep(0))
+    connection.is_closed = True
+    with pytest.raises(ConnectionError, match="has ended"):
+        await transport._establish(subscription)
+
+
+@async_test
+async def test_nobody_listens_before_rabbitmq_has_seen_the_end_of_the_connection_before() -> None:
+    transport, subscription = amqp()
+    seen = asyncio.Event()
+
+    async def succession() -> None:
+        await seen.wait()
+
+    transport._connection = first = Answering(0, 0, 0)
+    transport._succession = asyncio.create_task(succession())
+    establishing = asyncio.create_task(transport._establish(subscription))
+    await asyncio.sleep(0)
+    assert first.did == []
+    # That one is lost too: its end is what ends the waiting, and the next one has another to wait for.
+    transport._connection = second = Answering(0, 0, 0)
+    first.is_closed = True
+    seen.set()
+    with pytest.raises(ConnectionError, match="has ended"):
+        await establishing
+    assert second.did == []
+
+
+@async_test
+async def test_that_a_queue_is_full_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    transport, _ = amqp()
+    for number in (1, 2):
+        transport._outbox[number] = Publication(number, "a", "source", b"", None, ())
+        full = DeliveryError(None, Basic.Nack(delivery_tag=number))
+        await transport._publish(
+            SimpleNamespace(basic_publish=AsyncMock(side_effect=full)), transport._outbox[number]
+        )
+    assert "is a queue of it full?" in transport.trouble()
+    assert len(caplog.records) == 1

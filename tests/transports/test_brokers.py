@@ -16,6 +16,7 @@ from echo_core.transports.base import Delivery, Subscription
 from strategies import messages, patterns, topics
 from support.brokers import SCHEMES, Brokers, open_broker
 from support.proxy import Proxy
+from support.servers import END_SESSIONS, MOVE_PARTITIONS
 
 pytestmark = [
     pytest.mark.parametrize("scheme", SCHEMES),
@@ -53,6 +54,11 @@ async def proxied(brokers: Brokers, scheme: str, **options: object) -> AsyncIter
         yield proxy, through(proxy, brokers.url(scheme, **options))
 
 
+def examples(scheme: str, most: int) -> int:
+    """How many a property is tried with: a group of Kafka's takes a third of a second to form."""
+    return most // 5 if scheme == "kafka" else most
+
+
 async def until(condition: Any, seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
@@ -77,6 +83,7 @@ async def test_messages_wait_at_the_broker_while_nobody_is_there(scheme: str, br
 
 @async_test
 async def test_hosts_that_subscribe_with_one_name_share_its_messages(scheme: str, brokers: Brokers) -> None:
+    brokers.server(scheme).needs(MOVE_PARTITIONS)
     url, count = brokers.url(scheme), 300
     came: list[Any] = []
 
@@ -102,20 +109,21 @@ async def test_hosts_that_subscribe_with_one_name_share_its_messages(scheme: str
 
 @async_test
 async def test_what_a_closing_host_holds_goes_to_another_at_once(scheme: str, brokers: Brokers) -> None:
-    url = brokers.url(scheme)
+    url = brokers.url(scheme, lease=30)
     async with open_broker(url) as leaving:
         held = leaving.subscribe("reader", ["a"])
         for number in range(3):
             await leaving.publish("a", message(number))
         first = await take(held, 1)
         assert first[0].message.data == 0
-    async with asyncio.timeout(4), open_broker(url) as staying:
+    async with asyncio.timeout(10), open_broker(url) as staying:
         again = await take(staying.subscribe("reader", ["a"]), 3)
-        assert sorted(await settle(again)) == [0, 1, 2]
+        assert await settle(again) == [0, 1, 2]
 
 
 @async_test
 async def test_what_a_dead_host_held_goes_to_another_after_the_lease(scheme: str, brokers: Brokers) -> None:
+    brokers.server(scheme).needs(END_SESSIONS)
     async with proxied(brokers, scheme, lease=1) as (proxy, far):
         near = far.replace(f":{proxy.port}/", f":{brokers.server(scheme).port}/")
         dead = open_broker(far)
@@ -134,6 +142,7 @@ async def test_what_a_dead_host_held_goes_to_another_after_the_lease(scheme: str
 
 @async_test
 async def test_a_delivery_that_is_long_in_hand_is_not_taken_back(scheme: str, brokers: Brokers) -> None:
+    brokers.server(scheme).needs(MOVE_PARTITIONS)
     url = brokers.url(scheme, lease=1)
     async with open_broker(url) as one, open_broker(url) as other:
         mine = one.subscribe("reader", ["a"])
@@ -246,7 +255,7 @@ async def test_a_message_that_is_too_large_is_refused_with_the_limit(scheme: str
 def test_messages_arrive_byte_for_byte(scheme: str, brokers: Brokers) -> None:
     url = brokers.url(scheme)
 
-    @settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=examples(scheme, 25), suppress_health_check=list(HealthCheck), deadline=None)
     @given(st.lists(messages(), min_size=1, max_size=5, unique_by=lambda one: one.id))
     @async_test
     async def check(published: list[BaseMessage]) -> None:
@@ -284,7 +293,7 @@ def naive_match(pattern: list[str], topic: list[str]) -> bool:
 
 
 def test_patterns_mean_on_the_broker_what_the_naive_matcher_says(scheme: str, brokers: Brokers) -> None:
-    @settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=examples(scheme, 15), suppress_health_check=list(HealthCheck), deadline=None)
     @given(
         st.lists(st.lists(patterns(), min_size=1, max_size=3), min_size=1, max_size=4),
         st.lists(topics(), min_size=1, max_size=8),
@@ -353,6 +362,7 @@ async def test_without_leave_to_create_what_is_missing_is_refused(scheme: str, b
         assert (await take(reader, 1))[0].message.data == "welcome"
 
 
+@pytest.mark.usefixtures("nats_gives_up_soon")
 @async_test
 async def test_a_server_that_is_not_there_is_said_with_place_and_reason(
     scheme: str, brokers: Brokers

@@ -1,6 +1,7 @@
 """What the memory transport promises beyond the contract: bounds over all its queues, whatever the graph."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -53,7 +54,7 @@ async def test_thousands_of_publishers_at_once_are_held_back_before_they_put_any
 @async_test
 async def test_publishers_that_give_up_while_they_wait_hold_up_no_others() -> None:
     async with MemoryTransport() as transport, transport.subscribe("slow", ["a"], queue_limit=1) as slow:
-        publishers = [asyncio.create_task(transport.publish("a", message(n))) for n in range(20)]
+        publishers = [asyncio.ensure_future(transport.publish("a", message(n))) for n in range(20)]
         await turns()
         for publisher in publishers[2:-1]:
             publisher.cancel()
@@ -70,7 +71,7 @@ async def test_a_source_at_a_queue_that_a_cycle_has_filled_waits_and_gets_no_err
     async with MemoryTransport() as transport, transport.subscribe("loop", ["a"], queue_limit=2) as loop:
         for number in range(50):  # a plugin that publishes to itself
             await transport.publish("a", message(number, source="loop"))
-        from_outside = asyncio.create_task(transport.publish("a", message("outside")))
+        from_outside = asyncio.ensure_future(transport.publish("a", message("outside")))
         await turns()
         assert loop.statistics().waiting == 50
         came: list[object] = []
@@ -175,10 +176,13 @@ async def test_many_subscriptions_are_made_quickly_enough_to_be_counted_in_share
 
 @pytest.mark.parametrize("subscribed", [True, False])
 @async_test
-async def test_a_publisher_that_never_waits_leaves_the_loop_to_others_now_and_then(subscribed: bool) -> None:
+async def test_a_publisher_that_never_waits_leaves_the_loop_to_others_now_and_then(
+    subscribed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with MemoryTransport() as transport:
         if subscribed:
             transport.subscribe("reader", ["a"], queue_limit=10_000)
+        monkeypatch.setattr("echo_core.transports.turn.monotonic", itertools.count().__next__)  # a round each
         publishing = asyncio.create_task(publish_all(transport, "a", [message()] * 3_200))
         rounds = 0
         while not publishing.done():

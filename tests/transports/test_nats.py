@@ -1,8 +1,12 @@
 """What is NATS's own: its subjects, its credentials, its streams and consumers."""
 
 import asyncio
+import itertools
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +14,20 @@ import nats
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, ConsumerInfo
 
 from echo_core.errors import SettingsError, TransportError
 from echo_core.message import BaseMessage
 from echo_core.testing import async_test
 from echo_core.topics import TopicPattern
-from echo_core.transports.nats import filters_for
+from echo_core.transports import nats as nats_module
+from echo_core.transports.nats import NatsSubscription, NatsTransport, filters_for, open_nats
 from echo_core.transports.urls import transport_for
 from strategies import patterns, topics
 from support.brokers import Brokers, once, open_broker
+from support.proxy import Proxy
 from support.servers import certificates, nats_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see conftest.py
@@ -104,6 +112,8 @@ async def test_an_operators_stream_is_used_as_it_is(brokers: Brokers) -> None:
     [
         ({"subjects": ["other.>"]}, "does not hold bad"),
         ({"subjects": ["bad.>"], "retention": "workqueue"}, "to one plugin only"),
+        ({"subjects": ["bad.>"], "max_bytes": 1_000_000}, "drops the oldest"),
+        ({"subjects": ["bad.>"], "max_msgs": 10, "discard": "old"}, "--discard=new"),
     ],
 )
 @async_test
@@ -138,6 +148,47 @@ async def test_what_somebody_else_publishes_arrives_as_bytes(brokers: Brokers) -
         await again.settle()
 
 
+@async_test
+async def test_what_a_new_connection_brings_at_once_waits_for_what_the_old_one_lost(brokers: Brokers) -> None:
+    server = brokers.server("nats").port
+    near = brokers.url("nats", lease=4)
+    async with Proxy(server) as proxy, open_broker(near) as source:
+        url = near.replace(f":{server}", f":{proxy.port}")
+        async with transport_for(url) as transport:
+            assert isinstance(transport, NatsTransport)
+            reader = transport.subscribe("reader", ["a"])
+            await reader.until_ready()
+            await asyncio.sleep(0.1)  # it has asked for messages
+            client, arrived = transport._client, reader._arrivals
+            flush = client.flush
+
+            async def publish(numbers: range) -> None:
+                await source.publish_batch("a", [BaseMessage(source="test", data=one) for one in numbers])
+
+            async def flush_late(timeout: int = 10) -> None:
+                """The client's last step before it says that there is a connection again."""
+                await flush(timeout)
+                if client.stats["reconnects"] and reader._arrivals == arrived:
+                    await publish(range(10, 20))
+                    async with asyncio.timeout(10):
+                        while reader._arrivals < arrived + 10:
+                            await asyncio.sleep(0.01)
+
+            client.flush = flush_late  # type: ignore[method-assign]
+            proxy.swallow()
+            await publish(range(10))
+            await asyncio.sleep(0.3)  # the server sends them, into the void
+            proxy.cut()
+            proxy.mend()
+            handled: list[int] = []
+            async with asyncio.timeout(20):
+                while len(handled) < 20:
+                    for delivery in await reader.receive(7):
+                        handled.append(delivery.message.data)
+                        await delivery.settle()
+            assert handled == list(range(20))
+
+
 @pytest.mark.parametrize(
     ("arguments", "userinfo"),
     [(["--user", "me", "--pass", "hidden"], "me:hidden"), (["--auth", "hidden"], "hidden")],
@@ -146,9 +197,28 @@ async def test_what_somebody_else_publishes_arrives_as_bytes(brokers: Brokers) -
 async def test_only_the_right_credentials_let_in(arguments: list[str], userinfo: str) -> None:
     with nats_server(*arguments) as server:
         await once(f"nats://{userinfo}@127.0.0.1:{server.port}/")
-        with pytest.raises(TransportError, match=r"(?i)authorization|reset by peer") as caught:
+        with pytest.raises(TransportError, match=r"(?i)authorization") as caught:
             await open_broker(f"nats://me:wrong-word@127.0.0.1:{server.port}/").open()
         assert "wrong-word" not in str(caught.value)
+        assert caught.value.fix == "mend user and password"
+
+
+@pytest.mark.usefixtures("nats_gives_up_soon")
+@async_test
+async def test_a_server_that_hangs_up_on_a_password_is_said_to_refuse_it() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.10.0","auth_required":true,"max_payload":1024}\r\n')
+        await reader.readline()
+        # The answer is lost behind the reset.
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TransportError, match=r"(?i)authorization") as caught:
+            await open_broker(f"nats://me:wrong-word@127.0.0.1:{port}/").open()
+        assert caught.value.fix == "mend user and password"
 
 
 @async_test
@@ -165,6 +235,7 @@ async def test_an_nkey_lets_in(tmp_path: Path) -> None:
             await open_broker(f"nats://127.0.0.1:{server.port}/").open()
 
 
+@pytest.mark.usefixtures("nats_gives_up_soon")
 @async_test
 async def test_with_tls_the_server_is_verified(tmp_path: Path) -> None:
     certificates(tmp_path)
@@ -179,3 +250,59 @@ async def test_with_tls_the_server_is_verified(tmp_path: Path) -> None:
 def test_options_of_nats_are_checked(query: str) -> None:
     with pytest.raises(SettingsError):
         transport_for(f"nats://127.0.0.1/?{query}")
+
+
+def unopened() -> tuple[NatsTransport, NatsSubscription]:
+    transport = open_nats("nats://127.0.0.1/")
+    return transport, NatsSubscription(transport, "reader", [TopicPattern("a")], 100)
+
+
+@async_test
+async def test_what_comes_waits_where_the_connection_was_lost_again() -> None:
+    transport, subscription = unopened()
+    transport.is_connected = True
+    subscription.connection_lost()
+    with pytest.raises(ConnectionError, match="lost again"):
+        transport._hand_on_what_came(subscription, connection=-1)
+    assert subscription._arriving is subscription._aside
+    transport._hand_on_what_came(subscription, transport._connections)
+    assert subscription._arriving is subscription._buffer
+
+
+@pytest.mark.parametrize(("missing", "looks"), [([3, 2, 2, 1, 0], 5), ([3, 3, 3, 3, 3], 4)])
+@async_test
+async def test_what_was_on_its_way_is_waited_for_while_it_comes_and_no_longer_however_slow_the_machine(
+    missing: list[int], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport, subscription = unopened()
+    answers = list(missing)
+
+    async def look_at(subscription: NatsSubscription) -> ConsumerInfo:
+        return ConsumerInfo(
+            "reader", "STREAM", ConsumerConfig(), created=datetime.now(UTC), num_ack_pending=answers.pop(0)
+        )
+
+    monkeypatch.setattr(nats_module, "_AGAIN_S", 0.001)
+    monkeypatch.setattr(nats_module, "monotonic", itertools.count(step=1_000).__next__)
+    monkeypatch.setattr(transport, "_look_at", look_at)
+    await transport._take_what_is_owed(subscription, 0.003)
+    assert len(missing) - len(answers) == looks
+
+
+@async_test
+async def test_what_is_missing_after_a_lost_connection_was_lost_and_not_given_to_another_host() -> None:
+    transport, subscription = unopened()
+    subscription.transport = transport
+
+    async def comes(number: int) -> None:
+        reply = f"$JS.ACK.ECHO.reader.1.{number}.{number}.0.0"
+        await subscription.on_message(Msg(transport._client, "echo.a", reply, b"{}"))
+
+    await comes(1)
+    subscription.connection_lost()
+    await comes(2)  # it had come on the old connection
+    await comes(50)
+    assert subscription.is_alone
+    subscription.sort_in(lambda delivery: delivery.key)
+    await comes(60)
+    assert not subscription.is_alone

@@ -16,9 +16,12 @@ from echo_core.errors import QueueFull, StoreError, TransportClosed
 from echo_core.message import BaseMessage
 from echo_core.testing import async_test
 from echo_core.transports.base import Delivery, Subscription
-from echo_core.transports.sqlite.leases import lock_path
+from echo_core.transports.sqlite.blocks import Block, read_head
+from echo_core.transports.sqlite.leases import living, lock_path
+from echo_core.transports.sqlite.schema import failed
 from echo_core.transports.sqlite.settings import settings_from_url
 from echo_core.transports.sqlite.transport import SqliteTransport, open_from_url
+from support.stores import spoil
 
 
 @pytest.fixture
@@ -60,6 +63,12 @@ def data(deliveries: Sequence[Delivery]) -> list[Any]:
 def rows(store: Path, query: str) -> list[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(store)) as connection:
         return connection.execute(query).fetchall()
+
+
+def topics(store: Path) -> list[str]:
+    """Of the messages that are in the file."""
+    heads = [read_head(*row) for row in rows(store, "SELECT seq, count, crc, head FROM blocks ORDER BY seq")]
+    return [Block.of(head).kind(head.first).topic for head in heads if head is not None]
 
 
 def write(store: Path, *statements: str) -> None:
@@ -112,6 +121,15 @@ async def test_what_was_accepted_is_there_after_a_restart_in_order(store: Path) 
         taken = await take(reader, 300)
         assert data(taken) == list(range(300))
         assert {delivery.attempt for delivery in taken} == {1}
+
+
+@async_test
+async def test_what_is_published_in_one_turn_of_the_loop_is_written_together(store: Path) -> None:
+    async with transport(store) as opened:
+        opened.subscribe("reader", ["a"])
+        for _ in range(3):
+            await asyncio.gather(*(publish(opened, number) for number in range(200)))
+    assert rows(store, "SELECT count FROM blocks") == [(200,)] * 3
 
 
 @async_test
@@ -200,7 +218,7 @@ async def test_a_clock_that_jumps_delays_nothing_for_longer(
         await publish(first, "later")
         (later,) = await take(reader, 1)
         await later.retry(3_600)
-        await until(lambda: rows(store, "SELECT count(due_ns) FROM deliveries") == [(1,)])
+        await until(lambda: rows(store, "SELECT count(due_ns) FROM deliveries WHERE first > 0") == [(1,)])
         if not is_restarted:
             now_ns += jump_s * 10**9
             assert [(d.message.data, d.attempt) for d in await take(reader, 1)] == [("later", 2)]
@@ -222,7 +240,7 @@ async def test_a_file_that_can_only_be_read_refuses_what_is_published(store: Pat
         (delivery,) = await take(reader, 1)
         await delivery.settle()
         writer._connection.execute("PRAGMA query_only = 0")
-        await until(lambda: rows(store, "SELECT count(*) FROM deliveries") == [(0,)])
+        await until(lambda: rows(store, "SELECT sum(count) FROM deliveries") == [(0,)])
 
 
 @async_test
@@ -230,7 +248,7 @@ async def test_a_long_backlog_comes_in_order_without_being_held_in_memory(store:
     async with transport(store) as opened, opened.subscribe("reader", ["a"], queue_limit=10_000) as reader:
         await asyncio.gather(*(publish(opened, number) for number in range(3_000)))
         assert reader.statistics().waiting == 3_000
-        assert rows(store, "SELECT count(*) FROM deliveries WHERE host IS NOT NULL")[0][0] <= 1_024
+        assert rows(store, "SELECT sum(count) FROM deliveries WHERE host IS NOT NULL")[0][0] <= 1_024
         came = []
         for _ in range(3_000):
             (delivery,) = await take(reader, 1)
@@ -238,7 +256,7 @@ async def test_a_long_backlog_comes_in_order_without_being_held_in_memory(store:
             await delivery.settle()
         assert came == list(range(3_000))
         await opened.wait_until_settled()
-    assert rows(store, "SELECT count(*) FROM deliveries") == [(0,)]
+    assert rows(store, "SELECT sum(count) FROM deliveries") == [(0,)]
 
 
 @async_test
@@ -278,13 +296,13 @@ async def test_a_handler_does_not_wait_for_the_disk_and_nothing_it_made_is_lost(
             await parent.settle()
             assert opened.unsettled() == 1  # the child, though nobody in this process wants it
             elsewhere = parent.message.derive("child of another", source="other")
-            waiting = asyncio.create_task(opened.publish("b", elsewhere))
+            waiting = asyncio.ensure_future(opened.publish("b", elsewhere))
             await asyncio.sleep(0.05)
             assert not waiting.done()
             thief.execute("ROLLBACK")
         await waiting
         await opened.wait_until_settled()
-    assert rows(store, "SELECT count(*) FROM deliveries") == [(0,)]
+    assert rows(store, "SELECT sum(count) FROM deliveries") == [(0,)]
 
 
 @async_test
@@ -302,12 +320,12 @@ async def test_what_a_handler_made_is_kept_while_the_disk_refuses_and_its_messag
         await parent.settle()
         with pytest.raises(StoreError):
             await publish(opened, "not made from anything")
-        assert rows(store, "SELECT subscription FROM deliveries") == [(1,)]
+        assert rows(store, "SELECT subscription FROM deliveries WHERE first > 0") == [(1,)]
         with pytest.raises(StoreError):  # from now on a handler hears of it too
             await opened.publish("b", parent.message.derive("another child", source="relay"))
         writer._connection.execute("PRAGMA query_only = 0")
         assert data(await take(sink, 1)) == ["child"]
-        assert rows(store, "SELECT subscription FROM deliveries") == [(2,)]
+        assert rows(store, "SELECT subscription FROM deliveries WHERE first > 0") == [(2,)]
 
 
 # Several hosts
@@ -344,6 +362,7 @@ async def test_a_host_hears_what_another_publishes(store: Path) -> None:
 HOST = """
 import asyncio, sys
 from echo_core.message import BaseMessage
+from echo_core.transports.sqlite.schema import failed
 from echo_core.transports.sqlite.settings import settings_from_url
 from echo_core.transports.sqlite.transport import open_from_url
 
@@ -373,6 +392,20 @@ def another_host(store: Path, options: str = "") -> Iterator[subprocess.Popen[st
     finally:
         host.kill()
         host.communicate()
+
+
+@async_test
+async def test_a_host_that_comes_by_a_link_shares_the_store_with_one_that_does_not(
+    store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(store)
+    async with transport(store) as one, one.subscribe("reader", ["a"], queue_limit=64) as reader:
+        await publish(one, 1)
+        (held,) = await take(reader, 1)
+        async with transport(tmp_path / "link") as other, other.subscribe("reader", ["a"]):
+            assert len(living(store)) == 2
+            assert rows(store, "SELECT count(*) FROM deliveries WHERE host = 1") == [(1,)]
+            await held.settle()
 
 
 @async_test
@@ -416,7 +449,22 @@ async def test_a_host_whose_lease_was_taken_goes_on_as_a_new_one(store: Path) ->
         for delivery in again:
             await delivery.settle()
         await opened.wait_until_settled()
-    assert rows(store, "SELECT count(*) FROM deliveries") == [(0,)]
+    assert rows(store, "SELECT sum(count) FROM deliveries") == [(0,)]
+
+
+@async_test
+async def test_a_message_that_is_settled_twice_takes_no_other_with_it(store: Path) -> None:
+    async with transport(store, "lease=0.2s") as opened, opened.subscribe("reader", ["a"]) as reader:
+        await asyncio.gather(*(publish(opened, number) for number in range(3)))
+        (held,) = await take(reader, 1)
+        write(store, "DELETE FROM hosts", "UPDATE deliveries SET host = NULL")
+        await until(lambda: reader.statistics().waiting == 3)
+        first, _, third = await take(reader, 3)
+        for delivery in (held, first, third):
+            await delivery.settle()
+        await until(lambda: rows(store, "SELECT sum(count) FROM deliveries") == [(1,)])
+    async with transport(store) as opened, opened.subscribe("reader", ["a"]) as reader:
+        assert data(await take(reader, 1)) == [1]
 
 
 # What stays in the file
@@ -429,7 +477,7 @@ async def test_settled_messages_leave_the_file(store: Path) -> None:
             await publish(opened, *range(50))
             for delivery in await take(reader, 50):
                 await delivery.settle()
-            await until(lambda: rows(store, "SELECT count(*) FROM messages") == [(0,)])
+            await until(lambda: rows(store, "SELECT count(*) FROM blocks") == [(0,)])
 
 
 @async_test
@@ -440,7 +488,7 @@ async def test_a_message_leaves_when_the_last_subscription_has_settled_it(store:
         for delivery in await take(quick, 2):
             await delivery.settle()
         await (await take(slow, 1))[0].settle()
-        await until(lambda: rows(store, "SELECT seq FROM messages") == [(2,)])
+        await until(lambda: rows(store, "SELECT seq FROM blocks") == [(2,)])
 
 
 @async_test
@@ -449,19 +497,19 @@ async def test_settled_messages_stay_as_long_as_they_are_to_be_retained(store: P
         await publish(opened, 1)
         await publish(opened, 2, topic="nobody.wants.it")
         await (await take(reader, 1))[0].settle()
-    assert rows(store, "SELECT topic FROM messages ORDER BY seq") == [("a",), ("nobody.wants.it",)]
+    assert topics(store) == ["a", "nobody.wants.it"]
     small = transport(store, "retain=1h&retain_size=1KB")
     async with small, small.subscribe("reader", ["a"]) as reader:
         await publish(small, 3)
         await (await take(reader, 1))[0].settle()
-        await until(lambda: rows(store, "SELECT count(*) FROM messages") == [(0,)])
+        await until(lambda: rows(store, "SELECT count(*) FROM blocks") == [(0,)])
 
 
 @async_test
 async def test_a_message_that_nobody_wants_is_not_even_written(store: Path) -> None:
     async with transport(store) as opened:
         await publish(opened, 1)
-    assert rows(store, "SELECT count(*) FROM messages") == [(0,)]
+    assert rows(store, "SELECT count(*) FROM blocks") == [(0,)]
 
 
 @async_test
@@ -474,7 +522,7 @@ async def test_a_store_that_is_as_large_as_it_may_be_refuses_and_takes_again_whe
             await publish_until_refused(opened, accepted, "x" * 10_000)
         for delivery in await take(reader, len(accepted)):
             await delivery.settle()
-        await until(lambda: rows(store, "SELECT count(*) FROM messages") == [(0,)])
+        await until(lambda: rows(store, "SELECT count(*) FROM blocks") == [(0,)])
         await publish(opened, "there is room again")
 
 
@@ -502,7 +550,7 @@ async def test_a_newer_schema_is_refused(store: Path) -> None:
     async with transport(store):
         pass
     write(store, "PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="schema 99"):
+    with pytest.raises(StoreError, match=r"schema 99.*run the version that wrote it until all is settled"):
         await transport(store).open()
 
 
@@ -528,8 +576,8 @@ async def test_a_lock_that_another_program_holds_is_waited_for_and_then_named(st
         await publish(opened, 3)
         assert data(await take(reader, 1)) == [3]
     assert (
-        rows(store, "SELECT seq FROM deliveries ORDER BY seq") == [(3,)]
-        or len(rows(store, "SELECT seq FROM deliveries")) == 1
+        rows(store, "SELECT first FROM deliveries WHERE first > 0") == [(3,)]
+        or len(rows(store, "SELECT first FROM deliveries WHERE first > 0")) == 1
     )
 
 
@@ -544,25 +592,45 @@ async def test_a_full_disk_refuses_what_is_published_and_loses_nothing(store: Pa
         accepted = ["before"]
         with pytest.raises(StoreError, match="make room on the disk"):
             await publish_until_refused(opened, accepted, "x" * 10_000)
+        assert "full" in opened.trouble()
         taken = await take(reader, len(accepted))
         assert data(taken) == accepted
         for delivery in taken:
             await delivery.settle()
-        await until(lambda: rows(store, "SELECT count(*) FROM messages") == [(0,)])
+        await until(lambda: rows(store, "SELECT count(*) FROM blocks") == [(0,)])
         await publish(opened, "after")
+        assert opened.trouble() == ""
         assert data(await take(reader, 1)) == ["after"]
+
+
+@async_test
+@pytest.mark.parametrize("gone", ["", "-wal", "-shm"])
+async def test_a_store_that_is_taken_away_accepts_nothing_more_and_says_so(store: Path, gone: str) -> None:
+    """SQLite would go on writing to a file that nobody finds again."""
+    async with transport(store) as opened, opened.subscribe("reader", ["a"]) as reader:
+        await publish(opened, 1)
+        store.with_name(store.name + gone).unlink()
+        await until(lambda: opened._broken is not None)
+        with pytest.raises(StoreError, match="removed or replaced"):
+            await publish(opened, 2)
+        with pytest.raises(StoreError, match="put the files back"):
+            await take(reader, 2)
+        assert "removed or replaced" in opened.trouble()
+    if gone:  # what was in the log has been moved into the store
+        async with transport(store) as opened, opened.subscribe("reader", ["a"]) as reader:
+            assert data(await take(reader, 1)) == [1]
 
 
 @async_test
 async def test_a_damaged_message_is_set_aside_and_the_others_come(store: Path) -> None:
     async with transport(store) as opened:
         opened.subscribe("reader", ["a"])
-        await publish(opened, 1, 2, 3)
-    write(store, "UPDATE messages SET body = zeroblob(length(body)) WHERE seq = 2")
+        await asyncio.gather(*(publish(opened, number) for number in (1, 2, 3)))  # in one block
+    spoil(store, 2)
     async with transport(store) as opened, opened.subscribe("reader", ["a"]) as reader:
         assert data(await take(reader, 2)) == [1, 3]
         await until(lambda: opened.unsettled() == 2)
-    assert rows(store, "SELECT host FROM deliveries WHERE seq = 2") == [(-1,)]
+    assert rows(store, "SELECT host FROM deliveries WHERE first = 2") == [(-1,)]
 
 
 @async_test
@@ -575,6 +643,34 @@ async def test_damaged_pages_end_everything_with_the_next_step(store: Path) -> N
     with pytest.raises(StoreError, match="echo-core store repair"):
         async with transport(store) as opened, opened.subscribe("reader", ["a"]) as reader:
             await take(reader, 50)
+
+
+@async_test
+async def test_a_damaged_schema_ends_everything_with_the_next_step(store: Path) -> None:
+    async with transport(store) as opened:
+        opened.subscribe("reader", ["a"])
+        await publish(opened, 1)
+    put(store, get(store).replace(b"attempt      INTEGER", b"attempt_     INTEGER"))
+    with pytest.raises(StoreError, match=r"no such column.*echo-core store repair"):
+        async with transport(store) as opened, opened.subscribe("reader", ["a"]) as reader:
+            await take(reader, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "may_pass"),
+    [
+        (sqlite3.SQLITE_FULL, True),
+        (sqlite3.SQLITE_BUSY, True),
+        (sqlite3.SQLITE_IOERR_WRITE, True),
+        (sqlite3.SQLITE_READONLY, True),
+        (sqlite3.SQLITE_CORRUPT, False),
+        (sqlite3.SQLITE_NOTADB, False),
+    ],
+)
+def test_a_failure_says_whether_it_may_pass(store: Path, code: int, may_pass: bool) -> None:
+    error = sqlite3.OperationalError("no")
+    error.sqlite_errorcode = code
+    assert failed(store, "written", error).may_pass is may_pass
 
 
 @async_test

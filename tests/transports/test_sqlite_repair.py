@@ -15,7 +15,7 @@ from echo_core.transports.sqlite.inspection import check, numbers
 from echo_core.transports.sqlite.repair import repair
 from echo_core.transports.sqlite.schema import repaired_path
 from echo_core.transports.sqlite.upkeep import compact, forget
-from support.stores import drain, fill, rows, store_at, write
+from support.stores import drain, fill, rows, spoil, store_at, write
 
 PAGE = 4_096
 ALL = set(range(100, 400))
@@ -42,12 +42,12 @@ def store(sound: Path, tmp_path: Path) -> Iterator[Path]:
 def test_a_sound_store_is_found_sound(store: Path) -> None:
     report = check(store)
     assert report.is_sound
-    assert (report.messages, report.deliveries) == (350, 500)
+    assert (report.messages, report.deliveries) == (400, 500)
 
 
 def test_the_numbers_of_a_store(store: Path) -> None:
     found = numbers(store)
-    assert (found.messages, found.accepted, found.hosts) == (350, 400, ())
+    assert (found.messages, found.accepted, found.hosts) == (400, 400, ())
     assert found.file_bytes == store.stat().st_size
     waiting = {one.name: (one.patterns, one.waiting, one.held) for one in found.subscriptions}
     assert waiting == {"all": (("a.#",), 300, 0), "even": (("a.even",), 200, 0)}
@@ -97,23 +97,80 @@ def test_whatever_is_damaged_all_that_was_due_comes_or_is_named_as_lost(
 
 
 def test_a_repaired_store_goes_on_where_the_old_one_was(store: Path) -> None:
-    write(store, "UPDATE deliveries SET attempt = 3 WHERE seq = 399")
+    write(store, "UPDATE deliveries SET attempt = 3 WHERE last = 400")
+    before = rows(store, ATTEMPTED)
     repair(store)
     asyncio.run(fill(store, 1))
-    assert rows(store, "SELECT max(seq) FROM messages") == [(401,)]
-    assert rows(store, "SELECT DISTINCT attempt FROM deliveries WHERE seq = 399") == [(3,)]
+    assert rows(store, "SELECT max(seq) FROM blocks") == [(401,)]
+    assert rows(store, ATTEMPTED) == before != []
+
+
+ATTEMPTED = "SELECT subscription, first, last, count FROM deliveries WHERE attempt = 3"
 
 
 def test_a_message_that_was_changed_is_found_and_named(store: Path) -> None:
-    write(store, "UPDATE messages SET topic = 'a.b' WHERE seq = 200", "DELETE FROM messages WHERE seq = 201")
+    spoil(store, 201)
     assert [(finding.where, finding.detail) for finding in check(store).findings] == [
-        ("message", "200: it is not as it was written (CRC-32)"),
-        ("delivery", "201 of subscription 1: its message or subscription is gone"),
-        ("delivery", "201 of subscription 2: its message or subscription is gone"),
+        ("message", "201: it is not as it was written (CRC-32)")
     ]
     report = repair(store)
-    assert report.lost == ("200 for all", "201 for all", "201 for even")
+    assert report.lost == ("201 for all", "201 for even")
+    assert (report.messages, report.deliveries, report.due_again) == (399, 498, 0)
     assert check(store).is_sound
+    assert set(asyncio.run(drain(store, "all", ["a.#"]))) == ALL - {200}
+    assert set(asyncio.run(drain(store, "even", ["a.even"]))) == EVEN - {200}
+
+
+def test_a_block_that_is_gone_is_found_and_what_was_due_of_it_is_counted(store: Path) -> None:
+    ((last,),) = rows(store, "SELECT min(seq) FROM blocks")
+    write(store, "DELETE FROM blocks WHERE seq = (SELECT min(seq) FROM blocks)")
+    assert [finding.detail for finding in check(store).findings] == [
+        f"101 to {last} of subscription 1: its message or subscription is gone",
+        f"1 to {last - 1} of subscription 2: its message or subscription is gone",
+    ]
+    report = repair(store)
+    gone = set(range(last))  # numbers are from 0, seqs from 1
+    assert report.lost_count == len(ALL & gone) + len(EVEN & gone)
+    assert report.deliveries == 500 - report.lost_count
+    assert check(store).is_sound
+
+
+@pytest.mark.parametrize("change", ["first = first + 2", "last = last - 2", "count = count - 1"])
+def test_a_delivery_that_stands_for_less_than_it_did_is_found_and_all_of_its_messages_come(
+    store: Path, change: str
+) -> None:
+    statement = f"UPDATE deliveries SET {change} WHERE subscription = 2 AND last = 399"  # noqa: S608
+    write(store, statement)
+    assert [finding.where for finding in check(store).findings] == ["delivery"]
+    report = repair(store)
+    assert report.lost_count == 0
+    assert check(store).is_sound
+    assert set(asyncio.run(drain(store, "even", ["a.even"]))) == EVEN
+
+
+def test_a_page_in_the_place_of_that_with_the_deliveries_is_found_and_everything_comes_again(
+    store: Path,
+) -> None:
+    """Its rows cannot be missed: SQLite finds nothing wrong with a table that has none."""
+    write(store, "DELETE FROM deliveries")
+    assert {(finding.where, finding.detail[-31:]) for finding in check(store).findings} == {
+        ("subscription", "its deliveries are not all there"[1:])
+    }
+    with pytest.raises(StoreError, match="echo-core store repair"):
+        asyncio.run(fill(store, 1))
+    assert repair(store).due_again == 600
+    assert check(store).is_sound
+    assert set(asyncio.run(drain(store, "even", ["a.even"]))) == EVEN
+
+
+def test_a_head_that_is_damaged_loses_its_block_and_no_other(store: Path) -> None:
+    write(store, "UPDATE blocks SET crc = crc + 1 WHERE seq = 400")
+    assert {finding.where for finding in check(store).findings} == {"message", "delivery"}
+    left = set(range(rows(store, "SELECT max(seq) FROM blocks WHERE seq < 400")[0][0]))
+    report = repair(store)
+    assert report.lost_count == len(ALL - left) + len(EVEN - left)
+    assert set(asyncio.run(drain(store, "all", ["a.#"]))) == ALL & left
+    assert set(asyncio.run(drain(store, "even", ["a.even"]))) == EVEN & left
 
 
 def test_a_store_of_which_nothing_is_left_is_refused_and_left_alone(store: Path) -> None:
@@ -130,7 +187,7 @@ def test_a_repair_that_was_interrupted_is_finished_and_no_empty_store_begun_mean
     with pytest.raises(StoreError, match="echo-core store repair finishes it"):
         asyncio.run(fill(store, 1))
     report = repair(store)
-    assert (report.messages, report.deliveries) == (350, 500)
+    assert (report.messages, report.deliveries) == (400, 500)
     assert check(store).is_sound
 
 
@@ -158,7 +215,7 @@ def test_a_forgotten_subscription_is_gone_with_what_waited_for_it(store: Path) -
     assert forget(store, "all").dropped == 300
     assert [one.name for one in numbers(store).subscriptions] == ["even"]
     assert set(asyncio.run(drain(store, "even", ["a.even"]))) == EVEN
-    assert rows(store, "SELECT count(*) FROM messages") == [(0,)]
+    assert rows(store, "SELECT count(*) FROM blocks") == [(0,)]
     with pytest.raises(NotFound, match="all"):
         forget(store, "all")
 

@@ -20,6 +20,12 @@ def test_a_path_may_have_blanks_and_signs(tmp_path: Path) -> None:
     )
 
 
+def test_a_link_is_the_file_that_it_leads_to(tmp_path: Path) -> None:
+    """SQLite keeps the log there: whoever comes by the link must find the same files beside it."""
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "real.sqlite")
+    assert settings_from_url("sqlite://link", tmp_path).path == tmp_path / "elsewhere" / "real.sqlite"
+
+
 def test_every_setting_can_be_given(tmp_path: Path) -> None:
     url = "sqlite://x?synchronous=normal&retain=1.5h&retain_size=2MB&max_size=3GB&lease=500ms&busy=2"
     assert settings_from_url(url, tmp_path) == StoreSettings(

@@ -4,7 +4,7 @@ import pytest
 
 from echo_core.errors import SettingsError
 from echo_core.transports.memory import MemoryTransport
-from echo_core.transports.urls import transport_for
+from echo_core.transports.urls import transport_for, without_secrets
 from support.brokers import SCHEMES
 
 
@@ -25,3 +25,16 @@ def test_a_missing_extra_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SettingsError, match=rf"pip install 'echo-core\[{scheme}\]'"):
         transport_for(f"{scheme}://")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory://", "memory://"),
+        ("sqlite://data/m.sqlite?retain=7d", "sqlite://data/m.sqlite"),
+        ("nats+tls://user:pass@a:1,b:2/x?token=t", "nats+tls://a:1,b:2/x"),
+        ("redis://:pa/s?s@a:1", "redis://a:1"),
+    ],
+)
+def test_a_url_is_shown_without_what_is_secret_in_it(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown

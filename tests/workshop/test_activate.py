@@ -1,14 +1,16 @@
 import os
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
+from packaging.tags import sys_tags
 
-from echo_core.errors import ConfigError, LibraryError, NotFound, WorkspaceError
+from echo_core.errors import ConfigError, LibraryError, NotFound, PluginLoadError, WorkspaceError
 from echo_core.runtime.registry import enabled
 from echo_core.workshop.activate import activate, deactivate
 from echo_core.workshop.build import build
 from echo_core.workspace import Workspace
-from support.libraries import make_library, make_workspace, write_plugin
+from support.libraries import make_library, make_wheel, make_workspace, write_plugin
 
 SCHEMA = {"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size", "path"]}
 
@@ -174,3 +176,23 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(workspace: Workspace) 
     workspace.enabled.write_text("a file, where a folder must be")
     with pytest.raises(WorkspaceError, match="greeter cannot be switched"):
         activate(workspace, "greeter", "development")
+
+
+def test_a_compiled_package_that_the_host_has_in_another_version_is_refused(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "host" / "fast-0.5.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path / "host")
+    tag = str(next(iter(sys_tags())))
+    wheel = make_wheel(tmp_path, "fast", "1.0", {f"fast{EXTENSION_SUFFIXES[0]}": b"no machine code"}, tag=tag)
+    make_library(workspace, carrying=[wheel])
+    with pytest.raises(PluginLoadError, match=r"needs the compiled package fast 1\.0") as caught:
+        activate(workspace, "greeter", "development")
+    assert "the host itself has 0.5" in caught.value.why
+    assert '"isolation": "process"' in caught.value.fix
+    assert not enabled(workspace)
+    # What the operator demands counts as well as what the manifest asks for.
+    workspace.settings_file.write_text('[isolation.plugins.greeter]\ntier = "process"\n')
+    activate(workspace, "greeter", "development")

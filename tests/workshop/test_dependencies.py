@@ -2,10 +2,12 @@ import asyncio
 import shutil
 import sys
 import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.tags import sys_tags
 
 from echo_core import BaseMessage
 from echo_core.errors import BuildError
@@ -144,7 +146,7 @@ def test_a_contradiction_to_a_platform_package_is_refused(workspace: Workspace, 
     with pytest.raises(BuildError, match="greeter does not go with this host") as caught:
         build(workspace, "greeter")
     assert caught.value.why == f"msgspec<0.1 is wanted, and the host has {platform_versions()['msgspec']}"
-    assert "process of their own" in caught.value.fix
+    assert "loosen the version" in caught.value.fix
 
 
 def test_a_contradiction_further_down_is_refused_with_both_sides(workspace: Workspace, index: Path) -> None:
@@ -155,7 +157,7 @@ def test_a_contradiction_further_down_is_refused_with_both_sides(workspace: Work
     assert "old 1.0 depends on msgspec<0.1" in caught.value.why
     assert f"msgspec=={platform_versions()['msgspec']}" in caught.value.why
     assert "echo.core.host" not in caught.value.why
-    assert "process of their own" in caught.value.fix
+    assert "loosen the version" in caught.value.fix
 
 
 def test_a_platform_package_that_the_host_lacks_is_refused(workspace: Workspace, index: Path) -> None:
@@ -290,3 +292,34 @@ def test_a_real_template_engine_is_resolved_tested_carried_and_loaded(workspace:
     assert answer == "hello &lt;you&gt;"
     assert "jinja2" not in sys.modules
     loaded.unload()
+
+
+@pytest.fixture
+def compiled(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two versions of a compiled package, of which the older one is installed beside Echo Core."""
+    tag = str(next(iter(sys_tags())))
+    module = f"speedy{EXTENSION_SUFFIXES[0]}"
+    for version in ("1.0", "1.1"):
+        make_wheel(index, "speedy", version, {module: b"no machine code"}, tag=tag)
+    info = tmp_path / "host" / "speedy-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: speedy\nVersion: 1.0\n")
+    (info / "RECORD").write_text(f"{module},,\n")
+    (tmp_path / "host" / module).touch()  # Python 3.12 passes over files that are not there
+    monkeypatch.syspath_prepend(tmp_path / "host")
+    return index
+
+
+@pytest.mark.parametrize(
+    ("isolation", "requirement", "chosen"),
+    [
+        ("in_process", "speedy", "speedy==1.0"),
+        ("in_process", "speedy>1.0", "speedy==1.1"),
+        ("process", "speedy", "speedy==1.1"),
+    ],
+)
+def test_in_the_hosts_process_a_compiled_package_is_wanted_as_the_host_has_it(
+    workspace: Workspace, compiled: Path, isolation: str, requirement: str, chosen: str
+) -> None:
+    make_library(workspace, dependencies=[requirement], isolation=isolation)
+    assert pins(lock_of(workspace)) == [chosen]

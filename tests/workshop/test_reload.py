@@ -40,7 +40,7 @@ class Loop:
         self.workspace = workspace
         self.host = host
         self.sink = sink
-        self.said: list[tuple[str, float | None, EchoCoreError | None]] = []
+        self.said: list[tuple[str, str, EchoCoreError | None]] = []
 
     def save(self, code: str) -> None:
         write(self.workspace, code)
@@ -101,9 +101,9 @@ def test_what_is_saved_takes_the_place_of_what_runs(workspace: Workspace) -> Non
         made.save(SAYING.format(words="good day"))
         await made.hears("good day")
         await until(lambda: made.said)
-        ((name, seconds, error),) = made.said
+        ((name, done, error),) = made.said
         assert (name, error) == ("greeter", None)
-        assert seconds is not None
+        assert done.startswith("is swapped in ")
 
     write(workspace, SAYING.format(words="hello"))
     run(workspace, scenario)
@@ -123,6 +123,22 @@ def test_a_syntax_error_keeps_what_runs_and_names_file_and_line(workspace: Works
     run(workspace, scenario)
 
 
+def test_what_is_mended_by_undoing_it_is_said_and_the_same_fault_again_too(workspace: Workspace) -> None:
+    hello = SAYING.format(words="hello")
+
+    async def scenario(made: Loop) -> None:
+        for count in (1, 3):
+            made.save(hello + "\n    def broken(:\n")
+            await until(lambda count=count: len(made.said) == count)  # type: ignore[misc]
+            assert "SyntaxError" in str(made.said[-1][2])
+            made.save(hello)
+            await until(lambda count=count: len(made.said) == count + 1)  # type: ignore[misc]
+            assert made.said[-1] == ("greeter", "is in order again, as what runs", None)
+
+    write(workspace, hello)
+    run(workspace, scenario)
+
+
 @pytest.mark.parametrize(
     "broken", ["def broken(:\n", "raise ValueError('no import')\n"], ids=["syntax", "import"]
 )
@@ -131,8 +147,11 @@ def test_a_plugin_that_was_broken_from_the_beginning_comes_up_once_it_is_mended(
 ) -> None:
     async def scenario(made: Loop) -> None:
         assert made.state is PluginState.FAILED
+        before = list(made.host.history.moves("greeter"))
         made.save(SAYING.format(words="mended"))
         await made.hears("mended")
+        moves = [move.state for move in list(made.host.history.moves("greeter"))[len(before) :]]
+        assert moves.count(PluginState.FAILED) == 0  # what has failed is not tried again unchanged
 
     write(workspace, broken)
     run(workspace, scenario)
@@ -150,6 +169,39 @@ def test_plugins_that_are_created_and_deleted_come_and_go_and_what_tools_write_i
         shutil.rmtree(workspace.workshop / "other")
         await until(lambda: made.host.plugin("other") is None)
         assert all(error is None for _, _, error in made.said)
+        assert made.state is PluginState.RUNNING
+
+    write(workspace, SAYING.format(words="hello"))
+    run(workspace, scenario)
+
+
+def test_a_folder_that_is_moved_there_comes_up_and_its_going_is_said(workspace: Workspace) -> None:
+    async def scenario(made: Loop) -> None:
+        there = workspace.workshop / "other"
+        elsewhere = workspace.root / "other"
+        write(workspace, SAYING.format(words="new"), name="other")
+        there.rename(elsewhere)
+        await until(lambda: made.host.plugin("other") is None)
+        made.said.clear()
+        elsewhere.rename(there)
+        await made.hears("new")
+        there.rename(elsewhere)
+        await until(lambda: ("other", "is taken down", None) in made.said)
+
+    write(workspace, SAYING.format(words="hello"))
+    run(workspace, scenario)
+
+
+def test_an_init_that_raises_is_said_with_its_file_and_line(workspace: Workspace) -> None:
+    raising = SAYING.format(words="x").replace(
+        "async def produce",
+        "async def init(self, context):\n            raise ValueError('no')\n\n        async def produce",
+    )
+
+    async def scenario(made: Loop) -> None:
+        made.save(raising)
+        await until(lambda: made.said)
+        assert "init: ValueError: no (greeter/__init__.py:6 in init)" in str(made.said[0][2])
         assert made.state is PluginState.RUNNING
 
     write(workspace, SAYING.format(words="hello"))

@@ -90,7 +90,12 @@ class _NoMessages(MessageTelemetry):
     recording = False
 
     def publish(
-        self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
+        self,
+        topic: str,
+        message_id: str,
+        root_id: str,
+        parent_ids: tuple[str, ...] = (),
+        is_current: bool = True,
     ) -> PublishScope:
         return _PUBLISH
 

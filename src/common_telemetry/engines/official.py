@@ -391,7 +391,12 @@ class OfficialMessages(MessageTelemetry):
         self._bound = bound
 
     def publish(
-        self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
+        self,
+        topic: str,
+        message_id: str,
+        root_id: str,
+        parent_ids: tuple[str, ...] = (),
+        is_current: bool = True,
     ) -> PublishScope:
         here, links = otel_context.get_current(), []
         working = propagation.current(here)
@@ -583,7 +588,7 @@ def mark_failed(span: Span, error: BaseException | str, error_type: str, now_ns:
     span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
     span.set_attribute(names.ERROR_TYPE, error_type)
     if isinstance(error, BaseException):
-        span.record_exception(error, timestamp=now_ns)
+        span.record_exception(error, errors.exception_attributes(error), now_ns)
 
 
 def describe_failure(error: BaseException | str) -> str:

@@ -15,15 +15,19 @@ _JITTER: Final = 0.2
 MAX_REQUEST_BYTES: Final = 64 * 1024 * 1024
 
 
+Body = bytes | memoryview
+"""A request: a view while it lies where the next one will be written."""
+
+
 class Sender(ABC):
     """Takes the requests of one signal to one backend. Used by one thread, except for `break_off`."""
 
     @abstractmethod
-    def prepare(self, body: bytes) -> bytes:
+    def prepare(self, body: Body) -> Body:
         """The body as it goes over the wire: compressed or not."""
 
     @abstractmethod
-    def attempt(self, prepared: bytes, end: float) -> Answer:
+    def attempt(self, prepared: Body, end: float) -> Answer:
         """Send once; return when time.monotonic() is `end` at the latest. Raises nothing."""
 
     @abstractmethod
@@ -41,7 +45,7 @@ class Sender(ABC):
 
 def deliver(
     sender: Sender,
-    body: bytes,
+    body: Body,
     end: float,
     *,
     pause: Callable[[float], bool],

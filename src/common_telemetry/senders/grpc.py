@@ -11,7 +11,7 @@ import grpc  # type: ignore[import-untyped]
 from common_telemetry.errors import describe
 from common_telemetry.health import Signal
 from common_telemetry.senders.answers import Answer, accepted, retry_delay, retry_delay_of_status
-from common_telemetry.senders.delivery import Sender
+from common_telemetry.senders.delivery import Body, Sender
 from common_telemetry.senders.settings import OtlpSettings
 
 _METHODS: Final[Mapping[Signal, str]] = {
@@ -56,11 +56,11 @@ class GrpcSender(Sender):
         self._export: Any = None
         self._broken_off = False
 
-    def prepare(self, body: bytes) -> bytes:
+    def prepare(self, body: Body) -> Body:
         """Part of Sender; gRPC itself compresses."""
-        return body
+        return bytes(body)
 
-    def attempt(self, prepared: bytes, end: float) -> Answer:
+    def attempt(self, prepared: Body, end: float) -> Answer:
         """Part of Sender."""
         left = end - monotonic()
         if self._broken_off:

@@ -3,6 +3,7 @@
 import http.client
 import io
 import os
+import select
 import socket
 import ssl
 import urllib.request
@@ -14,7 +15,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from common_telemetry.errors import describe
 from common_telemetry.senders.answers import Answer, accepted, retry_after
-from common_telemetry.senders.delivery import Sender
+from common_telemetry.senders.delivery import Body, Sender
 from common_telemetry.senders.settings import OtlpSettings
 
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})  # OTLP specification, "Retryable Response Codes"
@@ -23,6 +24,7 @@ _USER_AGENT: Final = "common-telemetry-otlp"
 _GZIP_WINDOW: Final = 31  # zlib's word for the gzip format with the largest window
 # Level 1 takes a third of the time of zlib's own choice, 6, for requests a fifth larger.
 _LEVEL: Final = 1
+_CAN_WAIT: Final = hasattr(select, "poll") and hasattr(socket.socket, "sendmsg")  # not on Windows
 
 
 class HttpSender(Sender):
@@ -49,13 +51,13 @@ class HttpSender(Sender):
         self._connection: http.client.HTTPConnection | None = None
         self._broken_off = False
 
-    def prepare(self, body: bytes) -> bytes:
+    def prepare(self, body: Body) -> Body:
         """Part of Sender."""
         if self._compression == "gzip":
             return _gzipped(body)
         return zlib.compress(body, _LEVEL) if self._compression == "deflate" else body
 
-    def attempt(self, prepared: bytes, end: float) -> Answer:
+    def attempt(self, prepared: Body, end: float) -> Answer:
         """Part of Sender."""
         reused = self._connection is not None
         answer = self._post(prepared, end)
@@ -84,12 +86,14 @@ class HttpSender(Sender):
         """Part of Sender."""
         self.close()  # closes this process's handle only; nothing is said on the wire
 
-    def _post(self, prepared: bytes, end: float) -> Answer:
+    def _post(self, prepared: Body, end: float) -> Answer:
         if self._broken_off:
             return Answer("refused", "given up at shutdown")
         try:
             connection = self._connected(end)
             connection.request("POST", self._target, prepared, self._headers)
+            if isinstance(connection, _PlainConnection):
+                connection.flush(end)
             response = connection.getresponse()
             with response:
                 body = response.read(_MAX_ANSWER_BYTES)
@@ -113,7 +117,8 @@ class HttpSender(Sender):
             connection = self._connection = self._new_connection(left)
             connection.connect()
             left = max(end - monotonic(), 0.001)  # 0 would mean: do not block
-        connection.sock.settimeout(left)
+        if not isinstance(connection, _PlainConnection):
+            connection.sock.settimeout(left)
         # http.client reads by its own means; this is the place to hold them to the deadline.
         connection.response_class = lambda sock, **kwargs: http.client.HTTPResponse(  # type: ignore[assignment]
             _Timed(sock, end),  # type: ignore[arg-type]
@@ -125,7 +130,8 @@ class HttpSender(Sender):
         host, port = self._url.hostname or "", self._url.port
         at, at_port = (self._proxy.hostname or "", self._proxy.port) if self._proxy else (host, port)
         if self._tls is None:
-            return http.client.HTTPConnection(at, at_port, timeout=timeout_s)
+            plain = _PlainConnection if _CAN_WAIT else http.client.HTTPConnection
+            return plain(at, at_port, timeout=timeout_s)
         connection = http.client.HTTPSConnection(at, at_port, timeout=timeout_s, context=self._tls)
         if self._proxy:
             connection.set_tunnel(host, port or 443, _authorization(self._proxy, "proxy-authorization"))
@@ -143,6 +149,44 @@ class HttpSender(Sender):
         if self._proxy is None or self._tls is not None:
             return {}
         return _authorization(self._proxy, "proxy-authorization")
+
+
+class _PlainConnection(http.client.HTTPConnection):
+    """One that sends a request with as few calls of the system as it can.
+
+    After each of them the thread waits for the interpreter's lock, for 5 ms while the others are busy.
+    """
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.setblocking(False)  # once: that is such a call, too
+        self._gathered: list[memoryview] = []
+
+    def send(self, data: Any) -> None:
+        """Called by `request` for each part of it."""
+        self._gathered.append(memoryview(data))
+
+    def flush(self, end: float) -> None:
+        """Send what was gathered; raises TimeoutError when time.monotonic() is `end`."""
+        parts, self._gathered = self._gathered, []
+        while parts:
+            try:
+                sent = self.sock.sendmsg(parts)
+            except BlockingIOError:
+                _wait(self.sock, select.POLLOUT, end)
+                continue
+            while parts and sent >= len(parts[0]):
+                sent -= len(parts.pop(0))
+            if parts:
+                parts[0] = parts[0][sent:]
+
+
+def _wait(sock: socket.socket, event: int, end: float) -> None:
+    waiting = select.poll()
+    waiting.register(sock, event)
+    left = end - monotonic()
+    if left <= 0 or not waiting.poll(left * 1e3):
+        raise TimeoutError("the backend did not take or answer the request in time")
 
 
 class _Timed:
@@ -166,6 +210,12 @@ class _TimedReads(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        if self._sock.gettimeout() == 0:
+            read = None
+            while read is None:
+                _wait(self._sock, select.POLLIN, self._end)
+                read = self._stream.readinto(buffer)
+            return read
         left = self._end - monotonic()
         if left <= 0:
             raise TimeoutError("the answer did not end in time")
@@ -186,7 +236,7 @@ def _judge(response: http.client.HTTPResponse, body: bytes) -> Answer:
     return Answer("refused", said)
 
 
-def _gzipped(body: bytes) -> bytes:
+def _gzipped(body: Body) -> bytes:
     stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
     return stream.compress(body) + stream.flush()
 

@@ -100,7 +100,7 @@ class InMemoryTelemetry:
 class _FromBuffer(Pipeline):
     """What the fast engine has buffered, taken out when it is asked for."""
 
-    def __init__(self, signal: Signal, buffer: Buffer[Any], add: Callable[[bytes], None]) -> None:
+    def __init__(self, signal: Signal, buffer: Buffer, add: Callable[[bytes], None]) -> None:
         self.tally = Tally(signal, "memory", _LIMIT)
         self.errands = self._errands = Errands(f"telemetry-{signal}-memory")
         self._buffer = buffer
@@ -110,7 +110,7 @@ class _FromBuffer(Pipeline):
         while (drained := self._buffer.drain(_LIMIT)) is not None:
             request, count = drained
             self.tally.enter(count)
-            self._add(request)
+            self._add(bytes(request))
             self.tally.succeeded(count)
             self._buffer.settle()
 

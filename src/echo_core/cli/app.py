@@ -50,6 +50,7 @@ _LEARN: Final = "Learn"
 GROUPS: Final = (_WRITE, _RUN, _OPERATE, _LEARN)
 FAMILIES: Final = {
     "dlq": "Look at the messages that could not be handled, mend them, send them again.",
+    "state": "Look at how far sources have come, and let one start over.",
     "store": "Look after the file that sqlite:// keeps messages in.",
 }
 VERBS: Final = (
@@ -72,6 +73,8 @@ VERBS: Final = (
     ),
     Verb("resume", "resume:resume", _OPERATE, "Let a paused plugin go on."),
     Verb("logs", "logs:logs", _OPERATE, "Show what plugins and host logged lately."),
+    Verb("trace", "trace:trace", _RUN, "Show the whole path of a message."),
+    Verb("replay", "replay:replay", _RUN, "Send a message again."),
     Verb("dlq list", "dlq:list_letters", _RUN, "Show the dead letters, the newest first."),
     Verb("dlq show", "dlq:show_letter", _RUN, "Show one dead letter whole."),
     Verb("dlq replay", "dlq_replay:replay_letters", _RUN, "Send dead letters to their plugins again."),
@@ -80,6 +83,11 @@ VERBS: Final = (
     Verb("dlq discard", "dlq_change:discard_letters", _RUN, "Throw dead letters away, for good."),
     Verb("dlq export", "dlq_change:export_letters", _RUN, "Write dead letters to a file."),
     Verb("dlq import", "dlq_change:import_letters", _RUN, "Read dead letters from a file."),
+    Verb("dlq check", "dlq_repair:check_letters", _RUN, "Read all dead letters, and say what is damaged."),
+    Verb("dlq repair", "dlq_repair:repair_letters", _RUN, "Save what can be read of damaged dead letters."),
+    Verb("state list", "state:list_states", _RUN, "Show how far each source has come."),
+    Verb("state show", "state:show_state", _RUN, "Show all that is kept of one source."),
+    Verb("state reset", "state:reset_state", _RUN, "Let a source start over."),
     Verb("store stats", "store:store_stats", _RUN, "Show what a store of messages holds."),
     Verb("store check", "store:check_store", _RUN, "Read all of a store, and say what is damaged."),
     Verb("store repair", "store:repair_store", _RUN, "Save what can be read of a damaged store."),

@@ -6,18 +6,23 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from echo_core._version import __version__
+from echo_core._version import __version__, compiled_modules
 from echo_core.cli.app import PROGRAM
 from echo_core.cli.run import check_settings
 from echo_core.errors import EchoCoreError
 from echo_core.manifest import Manifest
 from echo_core.runtime.config import effective_config
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
+from echo_core.runtime.dead_letters.repair import check as look_through
+from echo_core.runtime.message_history.door import history_path
+from echo_core.runtime.message_history.path import History
+from echo_core.runtime.offer import check_beside_host
 from echo_core.runtime.registry import Enabled, enabled
 from echo_core.runtime.settings import Settings, load_settings
 from echo_core.topics import TopicPattern
@@ -42,7 +47,13 @@ class Check:
 
 def check_everything(workspace: Workspace, environ: Mapping[str, str]) -> list[Check]:
     """All checks, in the order in which one would mend what they find."""
-    checks = [check_python(), check_path(environ), *check_folders(workspace), check_state(workspace)]
+    checks = [
+        check_python(),
+        check_compiled(),
+        check_path(environ),
+        *check_folders(workspace),
+        check_state(workspace),
+    ]
     settings = Settings()
     try:
         settings = load_settings(workspace)
@@ -57,6 +68,7 @@ def check_everything(workspace: Workspace, environ: Mapping[str, str]) -> list[C
         *check_overrides(settings, [entry.name for entry in entries]),
         *check_topics(manifests),
         check_dead_letters(workspace),
+        check_history(workspace, settings),
         *check_telemetry(environ),
     ]
 
@@ -74,6 +86,16 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
     if _OLDEST_PYTHON <= version[:2] < _TOO_NEW_PYTHON:
         return Check("python", "ok", detail)
     return Check("python", "FAIL", detail, "use Python 3.11, 3.12 or 3.13")
+
+
+def check_compiled() -> Check:
+    """Whether the hot modules run compiled; slower is not wrong."""
+    names = compiled_modules()
+    if names:
+        return Check("compiled", "ok", f"{len(names)} modules run compiled")
+    return Check(
+        "compiled", "ok", "everything runs as pure Python; see docs/compiled.md for how to be faster"
+    )
 
 
 def check_path(environ: Mapping[str, str]) -> Check:
@@ -138,6 +160,7 @@ def check_plugins(
         elif entry.library is not None:
             try:
                 effective_config(entry.library.manifest, settings, environ)
+                check_beside_host(entry.library, settings)
             except EchoCoreError as error:
                 yield failed(name, error)
             else:
@@ -186,17 +209,38 @@ def _topic_fix(topic: str, plugin: str, verb: str, others: Iterable[tuple[TopicP
 
 
 def check_dead_letters(workspace: Workspace) -> Check:
-    """Whether messages wait for somebody to look at them."""
-    store = DeadLetterStore(workspace.state / FILE_NAME)
+    """Whether messages wait for somebody to look at them, and are as they were written."""
+    path = workspace.state / FILE_NAME
     try:
-        count = store.count()
+        with closing(DeadLetterStore(path)) as store:
+            count = store.count()
+        report = look_through(path) if count else None
     except EchoCoreError as error:
         return failed("dead letters", error)
-    finally:
-        store.close()
+    if report is not None and not report.is_sound:
+        return Check("dead letters", "FAIL", f"damaged: {report.findings[0]}", "echo-core dlq check")
     if count:
         return Check("dead letters", "warn", f"{count:,} kept", "echo-core dlq list")
     return Check("dead letters", "ok", "none")
+
+
+def check_history(workspace: Workspace, settings: Settings) -> Check:
+    """Whether what is recorded of messages can be read, and whether all of it was."""
+    name, path = "message history", history_path(settings, workspace)
+    if not path.exists():
+        return Check(name, "ok", "none yet" if settings.history.enabled else "switched off")
+    try:
+        with closing(History(path)) as history:
+            extent = history.extent()
+    except EchoCoreError as error:
+        return failed(name, error)
+    detail = f"{extent.records:,} records, {extent.bytes / 1e6:,.1f} MB"
+    if extent.dropped:
+        fix = "use a faster disk, or set enabled = false under [history] of echo-core.toml"
+        return Check(
+            name, "warn", f"{detail}; {extent.dropped:,} were dropped: the disk did not keep up", fix
+        )
+    return Check(name, "ok", detail)
 
 
 def check_telemetry(environ: Mapping[str, str]) -> Iterator[Check]:

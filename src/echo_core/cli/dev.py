@@ -17,7 +17,7 @@ from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.reconcile import Reconciler
 from echo_core.runtime.settings import load_settings
 from echo_core.workshop.reload import Reloader
-from echo_core.workshop.source import read_source
+from echo_core.workshop.source import plugin_sources, read_source
 
 Names = Annotated[
     str, Parameter(help="Only these plugins; else all in the workshop.", completer=plugin_names)
@@ -36,9 +36,9 @@ def dev(*names: Names, session: SessionArgument) -> int:
     for name in names:
         read_source(workspace, name)
 
-    def said(name: str, seconds: float | None, error: EchoCoreError | None) -> None:
+    def said(name: str, done: str, error: EchoCoreError | None) -> None:
         if error is None:
-            session.out.note(f"{name} is swapped in {seconds:.2f} s")
+            session.out.note(f"{name} {done}")
         else:
             session.out.note(error_text(error))
             session.out.note(f"{name}: still watching; what runs is as before")
@@ -46,6 +46,8 @@ def dev(*names: Names, session: SessionArgument) -> int:
     def begin(host: Host, store: Store) -> Sequence[Service]:
         reloader = Reloader(workspace, store, said, only=names)
         reloader.begin(host)
+        if not plugin_sources(workspace):
+            session.out.note("the workshop is empty; what is made there is run\nnext: echo-core create NAME")
         reconciler = Reconciler(host, workspace, store, includes=lambda name: False)
         return (functools.partial(reloader.watch, host), control_of(host, reconciler, workspace, settings))
 

@@ -2,26 +2,22 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from echo_core.cli.letters import Which, chosen, store_of
+from echo_core.cli.letters import All, Ids, LetterId, Which, desk_of, meant
 from echo_core.cli.output import printable
 from echo_core.cli.session import SessionArgument
 from echo_core.cli.usage import UsageError
-from echo_core.runtime.letter_edits import data_as_json, difference, with_data
-from echo_core.runtime.letter_files import read_letters, write_letters
+from echo_core.runtime.dead_letters import DeadLetter
+from echo_core.runtime.dead_letters.edits import EditRefused, data_as_json, data_of
 
-_MOST: Final = 10_000_000
-
-LetterId = Annotated[int, Parameter(help="The number that `dlq list` shows.")]
-Ids = Annotated[int, Parameter(help="Numbers that `dlq list` shows.", negative=())]
-All = Annotated[bool, Parameter(name="--all", help="All there are.")]
 Data = Annotated[
     str | None,
     Parameter(help="A file with the new data, as JSON; - is stdin. Without it, your $EDITOR opens."),
@@ -39,34 +35,32 @@ def edit_letter(
     The data, as JSON; the change is shown, and holds for its replay. What came first stays with the letter.
     For example: echo-core dlq edit 7 --data mended.json
     """
-    store = store_of(session)
-    try:
-        letter = store.get(letter_id)
+    with desk_of(session) as desk:
+        letter = desk.store.get(letter_id)
         before = data_as_json(letter)
-        after = _edited(before) if data is None else _read(data)
-        message = with_data(letter, after)
-        changes = difference(before, after)
-        if changes and not dry_run:
-            store.edit(letter_id, message)
-    finally:
-        store.close()
-    document = {"id": letter_id, "changed": bool(changes), "dry_run": dry_run, "diff": changes}
-    session.out.result("dlq.edit", document, printable("\n".join(changes)) or "nothing was changed")
+        after = _edited(letter, before) if data is None else data_of(letter, _read(data))
+        done = desk.edit(letter_id, after, dry_run=dry_run)
+    text = printable("\n".join(done.diff)) or "nothing was changed"
+    session.out.result("dlq.edit", done, text)
+    if done.changed and not dry_run:
+        session.out.note(f"next: echo-core dlq replay {letter_id}")
 
 
 def discard_letters(
-    *ids: Ids, which: Which | None = None, everything: All = False, session: SessionArgument
+    *ids: Ids,
+    which: Which | None = None,
+    everything: All = False,
+    dry_run: DryRun = False,
+    session: SessionArgument,
 ) -> None:
     """Throw dead letters away, for good.
 
-    For example: echo-core dlq discard --plugin loud_words --until 2026-11-01
+    For example: echo-core dlq discard --plugin loud_words --until 2026-11-01 --dry-run
     """
-    store = store_of(session)
-    try:
-        count = store.discard(chosen(which, ids, everything, "discard"))
-    finally:
-        store.close()
-    session.out.result("dlq.discard", {"discarded": count}, f"{count:,} discarded")
+    with desk_of(session) as desk:
+        done = desk.discard(meant(which, ids, everything), dry_run=dry_run)
+    text = f"{done.discarded:,} {'would be discarded' if dry_run else 'discarded'}"
+    session.out.result("dlq.discard", done, text)
 
 
 def export_letters(
@@ -81,18 +75,18 @@ def export_letters(
     As JSON Lines, one a line, with all that is known of each; they stay where they are.
     For example: echo-core dlq export --all --file letters.jsonl
     """
-    store = store_of(session)
-    try:
-        letters = store.select(chosen(which, ids, everything, "export"), limit=_MOST, oldest_first=True)
-    finally:
-        store.close()
-    text = "".join(f"{line}\n" for line in write_letters(letters))
-    if file is None:
-        session.out.stdout.write(text)
-        return
-    file.write_text(text, encoding="utf-8")
-    document = {"exported": len(letters), "file": str(file)}
-    session.out.result("dlq.export", document, f"{len(letters):,} written to {file}")
+    with desk_of(session) as desk:
+        lines = desk.export(meant(which, ids, everything))
+        if file is None:
+            session.out.stdout.writelines(lines)
+            return
+        try:
+            with file.open("w", encoding="utf-8") as stream:
+                count = sum(1 for line in lines if stream.write(line))
+        except OSError as error:
+            raise UsageError(f"{file} cannot be written", why=str(error)) from error
+    document = {"exported": count, "file": str(file)}
+    session.out.result("dlq.export", document, f"{count:,} written to {file}")
 
 
 def import_letters(file: FromFile, /, *, session: SessionArgument) -> None:
@@ -101,13 +95,10 @@ def import_letters(file: FromFile, /, *, session: SessionArgument) -> None:
     They get numbers of their own. All of them, or none when a line is wrong.
     For example: echo-core dlq import letters.jsonl
     """
-    letters = list(read_letters(_read(file).splitlines(), where=file))
-    store = store_of(session)
-    try:
-        store.add(letters)
-    finally:
-        store.close()
-    session.out.result("dlq.import", {"imported": len(letters)}, f"{len(letters):,} imported")
+    lines = _read(file).split("\n")  # not splitlines: a message may hold other breaks
+    with desk_of(session) as desk:
+        done = desk.import_lines(lines, where=file)
+    session.out.result("dlq.import", done, f"{done.imported:,} imported")
 
 
 def _read(name: str) -> str:
@@ -119,8 +110,8 @@ def _read(name: str) -> str:
         raise UsageError(f"{name} cannot be read", why=str(error)) from error
 
 
-def _edited(text: str) -> str:
-    """The text as the person at the terminal has changed it."""
+def _edited(letter: DeadLetter, text: str) -> Any:
+    """The data as the person at the terminal has changed it."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor or not sys.stdin.isatty():
         raise UsageError(
@@ -128,8 +119,19 @@ def _edited(text: str) -> str:
             why="EDITOR is not set" if not editor else "this is no terminal",
             fix="use --data FILE, or --data=- for stdin",
         )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "data.json"
-        file.write_text(text, encoding="utf-8")
+    folder = Path(tempfile.mkdtemp(prefix="echo-core-"))
+    file = folder / f"dead-letter-{letter.id}.json"
+    file.write_text(text, encoding="utf-8")
+    try:
         subprocess.run([*shlex.split(editor), str(file)], check=True)
-        return file.read_text(encoding="utf-8")
+        data = data_of(letter, file.read_bytes())
+    except EditRefused as error:  # nobody wants to type it again
+        command = f"echo-core dlq edit {letter.id} --data {shlex.quote(str(file))}"
+        raise EditRefused(error.what, why=error.why, fix=f"mend {file}, then {command}") from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UsageError(
+            "the editor did not end well; nothing was changed", why=str(error), fix="use --data FILE"
+        ) from error
+    shutil.rmtree(folder, ignore_errors=True)
+    return data

@@ -9,7 +9,7 @@ from echo_core.cli.output import printable
 from echo_core.cli.session import SessionArgument
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.console import RenderableType
 
 _STYLES: Final = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
@@ -29,22 +29,25 @@ def doctor(*, session: SessionArgument) -> int:
     return 1 if failures else 0
 
 
-def report(checks: Sequence[Check], failures: int, warnings: int) -> "Text":
-    """The checks, for people: a line each, and its fix below it."""
+def report(checks: Sequence[Check], failures: int, warnings: int) -> "RenderableType":
+    """The checks, for people: each with its fix below it."""
+    from rich.console import Group
+    from rich.table import Table
     from rich.text import Text
 
-    text = Text(overflow="ignore", no_wrap=True)
+    lines = Table.grid(padding=(0, 2, 0, 0))
+    lines.add_column(min_width=4, no_wrap=True)
+    lines.add_column(overflow="fold")
     for check in checks:
-        text.append(f"{check.status:<4}", style=_STYLES[check.status])
-        text.append(f"  {check.name}: {_indented(check.detail)}\n")
+        said = Text(f"{check.name}: {_indented(check.detail)}")
         if check.status != "ok" and check.fix:
-            text.append(f"      fix: {_indented(check.fix)}\n", style="bold")
-    text.append(f"{_count(failures, 'problem')}, {_count(warnings, 'warning')}")
-    return text
+            said.append(f"\nfix: {_indented(check.fix)}", style="bold")
+        lines.add_row(Text(check.status, style=_STYLES[check.status]), said)
+    return Group(lines, Text(f"{_count(failures, 'problem')}, {_count(warnings, 'warning')}"))
 
 
 def _indented(lines: str) -> str:
-    return printable(lines).replace("\n", "\n           ")
+    return printable(lines).replace("\n", "\n     ")
 
 
 def _count(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from echo_core.cli.progress import ABORTING, RUNNING, STOPPING, Progress
+from echo_core.errors import EchoCoreError
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot
 
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 Service: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 """Something that runs as long as the host does."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_LOOK_S: Final = 1.0
+"""How often it is looked whether the signals are still the host's."""
 
 
 class Event(Protocol):
@@ -57,6 +60,7 @@ class Stopper:
         self._host = host
         self._progress = progress
         self._signals = 0
+        self._taken: dict[int, object] = {}
 
     @property
     def aborted(self) -> bool:
@@ -79,11 +83,28 @@ class Stopper:
         loop = asyncio.get_running_loop()
         try:
             for number in _SIGNALS:
-                loop.add_signal_handler(number, self.signal)
+                self._take(number)
             yield
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+    def _take(self, number: int) -> None:
+        asyncio.get_running_loop().add_signal_handler(number, self.signal)
+        self._taken[number] = signal.getsignal(number)
+
+    async def keep(self) -> None:
+        """Take the signals back from plugin code that takes them, until cancelled: it could end no host."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """Take back what is not the host's any more."""
+        for number in _SIGNALS:
+            if signal.getsignal(number) != self._taken[number]:
+                self._take(number)
+                logger.warning("%s is the host's; what a plugin set for it is undone", number.name)
 
 
 async def drive(
@@ -98,6 +119,7 @@ async def drive(
     with stopper.installed():
         progress.say(RUNNING)
         tasks = [asyncio.create_task(_show(host, progress), name="progress")]
+        tasks += [asyncio.create_task(stopper.keep(), name="signals")]
         tasks += [asyncio.create_task(_attend(service)) for service in beside]
         try:
             return await host.run(until_idle=until_idle), stopper.aborted
@@ -112,6 +134,8 @@ async def drive(
 async def _attend(service: Service) -> None:
     try:
         await service()
+    except EchoCoreError as error:
+        logger.error("%s", error)
     except Exception:  # a fault of ours; the plugins must not suffer from it
         logger.exception("%r ended; the plugins run on without it", service)
 

@@ -1,11 +1,14 @@
-"""Runs the event loop, and ends the process also when plugin code in it does not end.
+"""Runs the event loop to its end, whatever plugin code in it does.
 
 A handler that swallows its cancellation, or a thread that never returns, would keep `asyncio.run` and the
 interpreter waiting for ever. The host has given such code its time already; here it is left behind.
+And code that ends the loop, as `sys.exit()` in a task does, does not end the host: the loop is run again.
 """
 
 import asyncio
+import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn, TypeVar
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 _GRACE_S: Final = 0.5
 """How long threads may take to notice that nothing more is asked of them."""
@@ -32,7 +36,7 @@ def run_loop(
     loop = runner.get_loop()
     loop.set_default_executor(threads)
     try:
-        result = runner.run(main)
+        result = _run_to_its_end(loop, main)
     except BaseException:
         runner.close()
         raise
@@ -42,6 +46,24 @@ def run_loop(
     if not left:
         runner.close()
     return result, left
+
+
+def _run_to_its_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
+    asyncio.set_event_loop(loop)  # as `asyncio.run` does
+    task = loop.create_task(main, name="host")
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:  # the last: `loop.stop()`
+            if task.done() or _is_ctrl_c(error):
+                raise
+            logger.error("a plugin has ended the event loop; it is run again", exc_info=error)
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether it may be the user's: as long as the host listens to the signal, it is not."""
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, KeyboardInterrupt) and is_default
 
 
 def _alive(threads: Sequence[threading.Thread]) -> list[threading.Thread]:

@@ -1,9 +1,10 @@
 """`echo-core explain`: what an error code means and what to do, offline."""
 
 import difflib
+import importlib
 import inspect
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -19,13 +20,15 @@ def explain(code: Code = "", /, *, session: SessionArgument) -> None:
     What it means, what its exit code is, and what to do. For example: echo-core explain E-NAME
     """
     if not code:
-        known = {code: meaning(classes) for code, classes in sorted(error_classes().items())}
+        known = {code: meaning(classes[0]) for code, classes in sorted(error_classes().items())}
         width = max(map(len, known))
         lines = [f"{code:<{width}}  {text}" for code, text in known.items()]
         session.out.result("explain", {"codes": known}, "\n".join(lines))
         return
     page = page_for(code.upper())
-    text = f"{page['code']} (exit code {page['exit_code']})\n\n{page['meaning']}\n\n{page['advice']}"
+    kinds = "".join(f"\n- {name}: {text}" for name, text in page["kinds"].items())
+    also = f"\n\nThese have it too:\n{kinds}" if kinds else ""
+    text = f"{page['code']} (exit code {page['exit_code']})\n\n{page['meaning']}{also}\n\n{page['advice']}"
     session.out.result("explain", page, text)
 
 
@@ -37,13 +40,19 @@ def page_for(code: str) -> dict[str, Any]:
         fix = f"did you mean {near[0]}?" if near else "echo-core explain lists them all"
         raise NotFound(f"there is no error code {code!r}", fix=fix)
     exit_code = classes[code][0].exit_code
-    return {"code": code, "exit_code": exit_code, "meaning": meaning(classes[code]), "advice": advice()[code]}
+    first, *others = classes[code]
+    return {
+        "code": code,
+        "exit_code": exit_code,
+        "meaning": meaning(first),
+        "kinds": {kind.__name__: meaning(kind) for kind in others},
+        "advice": advice()[code],
+    }
 
 
-def meaning(classes: list[type[EchoCoreError]]) -> str:
-    """The first paragraph of what each of the error classes says of itself."""
-    summaries = [(inspect.getdoc(kind) or "").partition("\n\n")[0] for kind in classes]
-    return " ".join(" ".join(summary.split()) for summary in summaries)
+def meaning(kind: type[EchoCoreError]) -> str:
+    """The first paragraph of what the error class says of itself."""
+    return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
 
 
 def advice() -> dict[str, str]:
@@ -53,13 +62,22 @@ def advice() -> dict[str, str]:
     return {code: body.strip() for code, _, body in sections}
 
 
+_DEFINE_ERRORS: Final = (
+    "cli.usage",
+    "control.door",
+    "runtime.dead_letters.desk",
+    "runtime.isolation.session",
+    "runtime.isolation.wire",
+    "runtime.message_history.replay",
+    "runtime.message_history.search",
+)
+"""Modules that add to the tree of `errors`; a test finds those that are missing here."""
+
+
 def error_classes() -> dict[str, list[type[EchoCoreError]]]:
     """The error classes by their code; one that adds no code of its own stands with its parent."""
-    import echo_core.cli.usage
-    import echo_core.control.door
-    import echo_core.runtime.dead_letters
-    import echo_core.runtime.letter_edits
-    import echo_core.runtime.letter_files  # noqa: F401 - these define errors too
+    for module in _DEFINE_ERRORS:
+        importlib.import_module(f"echo_core.{module}")
 
     found: dict[str, list[type[EchoCoreError]]] = {}
     pending: list[type[EchoCoreError]] = [EchoCoreError]

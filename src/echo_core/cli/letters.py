@@ -1,17 +1,21 @@
-"""What the verbs of `dlq` have in common: which letters are meant, and where they are."""
+"""What the verbs of `dlq` have in common: which letters are meant, and who answers for them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from echo_core.cli.arguments import plugin_names
 from echo_core.cli.session import Session
-from echo_core.cli.usage import UsageError
-from echo_core.runtime.dead_letters import FILE_NAME, DeadLetter, DeadLetterStore, Selection
+from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore, Selection
+from echo_core.runtime.dead_letters.desk import LetterDesk
+from echo_core.runtime.dead_letters.selection import chosen, selection
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+LetterId = Annotated[int, Parameter(help="The number that `dlq list` shows.")]
+Ids = Annotated[int, Parameter(help="Numbers that `dlq list` shows.", negative=())]
+All = Annotated[bool, Parameter(name="--all", help="All there are.")]
 
 
 @Parameter(name="*")
@@ -34,73 +38,28 @@ class Which:
     until: Annotated[str, Parameter(help="Only those kept before then.")] = ""
 
     def selection(self, ids: tuple[int, ...] = ()) -> Selection:
-        """For the store; raises `UsageError` for a time that is none."""
-        return Selection(
+        """For the store; raises `SelectionError` for a time that is none."""
+        return selection(
             ids=ids,
             plugin=self.plugin,
             error=self.error,
             topic=self.topic,
-            message=self.id,
-            since_ns=_moment(self.since),
-            until_ns=_moment(self.until),
+            id=self.id,
+            since=self.since,
+            until=self.until,
         )
 
 
-def chosen(which: Which | None, ids: tuple[int, ...], everything: bool, verb: str) -> Selection:
-    """The letters that are meant; raises `UsageError` when nothing was said that chooses."""
-    selection = (which or Which()).selection(ids)
-    if selection.is_everything and not everything:
-        raise UsageError(
-            "it is not said which dead letters are meant",
-            where=f"echo-core dlq {verb}",
-            fix="name their numbers, or use --plugin, --error, --topic, --id, --since, --until; or --all",
-        )
-    return selection
+def meant(which: Which | None, ids: tuple[int, ...], everything: bool) -> Selection:
+    """The letters that are meant; raises `SelectionError` when nothing was said that chooses."""
+    return chosen((which or Which()).selection(ids), everything=everything)
 
 
-def store_of(session: Session) -> DeadLetterStore:
-    """The workspace's dead letters."""
-    return DeadLetterStore(session.workspace().state / FILE_NAME)
-
-
-def row(letter: DeadLetter) -> dict[str, object]:
-    """A letter in a list, under --json."""
-    return {
-        "id": letter.id,
-        "time": moment(letter.time_ns),
-        "plugin": letter.plugin,
-        "version": letter.version,
-        "topic": letter.topic,
-        "message_id": letter.message_id,
-        "root_id": letter.root_id,
-        "trace_id": letter.trace_id,
-        "reason": letter.reason,
-        "attempts": len(letter.attempts),
-        "replays": letter.replays,
-        "quarantined": letter.is_quarantined,
-        "edited": letter.edited is not None,
-    }
-
-
-def moment(time_ns: int) -> str:
-    """A time for people and scripts: UTC, to the millisecond."""
-    return datetime.fromtimestamp(time_ns / 1e9, tz=UTC).isoformat(sep=" ", timespec="milliseconds")
-
-
-def _moment(text: str) -> int | None:
-    """Nanoseconds since the epoch; times without a zone are UTC."""
-    if not text:
-        return None
+@contextmanager
+def desk_of(session: Session) -> Iterator[LetterDesk]:
+    """The workspace's dead letters, until the end of the block; no host is needed."""
+    desk = LetterDesk(DeadLetterStore(session.workspace().state / FILE_NAME))
     try:
-        if text[-1] in _UNITS and text[:-1].replace(".", "", 1).isdigit():
-            then = datetime.now(UTC) - timedelta(**{_UNITS[text[-1]]: float(text[:-1])})
-        else:
-            then = datetime.fromisoformat(text)
-            then = then if then.tzinfo is not None else then.replace(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{text!r} is no time",
-            why=str(error),
-            fix="2026-11-25, 2026-11-25T18:00, or 2h for two hours ago",
-        ) from error
-    return int(then.timestamp() * 1e9)
+        yield desk
+    finally:
+        desk.close()

@@ -7,7 +7,9 @@ from cyclopts import Parameter
 
 from echo_core.cli.output import printable
 from echo_core.cli.session import SessionArgument
+from echo_core.cli.tables import Column, FittingTable
 from echo_core.workshop.listing import Row, Scope, listing
+from echo_core.workshop.source import plugin_sources
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,20 +25,26 @@ def list_plugins(scope: ScopeArgument = "all", /, *, session: SessionArgument) -
     For example: echo-core list production
     """
     rows = listing(session.workspace(), scope)
-    session.out.result("list", {"scope": scope, "plugins": rows}, table(rows))
+    built = {row.name for row in listing(session.workspace())}
+    not_built = [name for name in plugin_sources(session.workspace()) if name not in built]
+    document = {"scope": scope, "plugins": rows, "not_built": not_built}
+    session.out.result("list", document, table(rows, not_built))
 
 
-def table(rows: Sequence[Row]) -> "RenderableType":
-    """The rows, for people, with what is wrong below them."""
+def table(rows: Sequence[Row], not_built: Sequence[str] = ()) -> "RenderableType":
+    """The rows, for people, with what is wrong, and what was never built, below them."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    waiting = (
+        f"not built yet: {', '.join(not_built)}\nnext: echo-core build {not_built[0]}" if not_built else ""
+    )
     if not rows:
-        return Text("no plugin is built\nnext: echo-core create NAME, then echo-core build NAME")
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "NAME", "TYPE", "BUILD", "ACTIVATED", "AVAILABLE", "DESCRIPTION"):
-        shown.add_column(heading, overflow="fold")
+        return Text(waiting or "no plugin is built\nnext: echo-core create NAME, then echo-core build NAME")
+    shown = FittingTable(
+        *("", "NAME", "TYPE", "BUILD", "ACTIVATED", "AVAILABLE"),
+        Column("DESCRIPTION", cut=True, spare=1),
+    )
     for row in rows:
         sign, style = ("!", "red") if row.problems else ("*", "green") if row.activated else ("", "")
         shown.add_row(
@@ -51,4 +59,4 @@ def table(rows: Sequence[Row]) -> "RenderableType":
     problems = [
         Text(f"! {row.name} {printable(problem)}", style="red") for row in rows for problem in row.problems
     ]
-    return Group(shown, *problems)
+    return Group(shown, *problems, *([Text(waiting)] if waiting else []))

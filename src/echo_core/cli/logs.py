@@ -11,7 +11,8 @@ from echo_core.cli.arguments import plugin_names
 from echo_core.cli.output import print_json, printable, to_builtins
 from echo_core.cli.session import Session, SessionArgument
 from echo_core.control.client import reach_host
-from echo_core.control.documents import LogLine, Logs
+from echo_core.control.documents import LogLine, Logs, Moves
+from echo_core.runtime.statistics import PluginSnapshot
 
 Name = Annotated[str | None, Parameter(help="Only what concerns this plugin.", completer=plugin_names)]
 Lines = Annotated[
@@ -35,6 +36,8 @@ def logs(
     host = reach_host(session.workspace())
     asked = {"limit": lines} | ({"plugin": name} if name else {})
     found = host.get(f"/v1/logs?{urlencode(asked)}", Logs).lines
+    if name and not found and not host.get(f"/v1/plugins/{name}/history", Moves).moves:
+        host.get(f"/v1/plugins/{name}", PluginSnapshot)  # says that there is none, and which may be meant
     if not follow:
         text = "\n".join(map(_text, found)) or "nothing was logged"
         session.out.result("logs", {"lines": found}, text)

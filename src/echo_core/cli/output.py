@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
-import msgspec
-
 from echo_core.errors import EchoCoreError
 
 if TYPE_CHECKING:
@@ -59,7 +57,22 @@ class Output:
         elif isinstance(text, str):
             print(text, file=self.stdout)  # Rich takes longer to load than most commands to run
         else:
+            self._show(text)
+
+    def _show(self, text: "RenderableType") -> None:
+        from echo_core.cli.tables import FittingTable
+
+        terminal = is_terminal(self.stdout)
+        if isinstance(text, FittingTable) and (text.is_large() or not terminal) and self.color != "always":
+            self.stdout.writelines(f"{line}\n" for line in text.lines())
+        elif terminal:
             self.console(self.stdout).print(text)
+        else:
+            console = self.console(self.stdout)
+            with console.capture() as capture:
+                console.print(text)
+            # A table fills its last column up; who reads a pipe has no use for that.
+            self.stdout.writelines(f"{line.rstrip()}\n" for line in capture.get().split("\n")[:-1])
 
     def note(self, text: "RenderableType") -> None:
         """Say something by the way; never part of the result, and never said to a script (--json)."""
@@ -107,11 +120,15 @@ def is_terminal(stream: TextIO) -> bool:
 
 def print_json(document: Mapping[str, Any], stream: TextIO) -> None:
     """Print one object on one line."""
+    import msgspec
+
     stream.write(msgspec.json.encode(document).decode() + "\n")
 
 
 def to_builtins(document: Any) -> dict[str, Any]:
     """The document as JSON-like values; paths become text."""
+    import msgspec
+
     result = msgspec.to_builtins(document, enc_hook=_encode)
     if not isinstance(result, dict):
         raise TypeError(f"a command's document is an object, not {type(result).__name__}")

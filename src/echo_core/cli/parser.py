@@ -1,5 +1,7 @@
 """The parser that is made from the table of verbs."""
 
+import importlib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -7,21 +9,26 @@ from typing import Annotated, Any, Final
 from cyclopts import App, Group, Parameter
 
 from echo_core._version import __version__
-from echo_core.cli.app import DEBUG_VARIABLE, FAMILIES, GROUPS, PROGRAM, VERBS
+from echo_core.cli.app import DEBUG_VARIABLE, FAMILIES, GROUPS, PROGRAM, VERBS, Verb
 from echo_core.cli.output import Color, Output
 from echo_core.cli.session import Session
 
+_EXAMPLE: Final = "For example: "
 _EVERYWHERE: Final = Group("Everywhere", sort_key=99)
 
-Json = Annotated[bool, Parameter(help="Print one JSON object; an error too, on stderr.")]
+Json = Annotated[bool, Parameter(help="Print one JSON object; an error too, on stderr.", group=_EVERYWHERE)]
 Project = Annotated[
     Path | None,
-    Parameter(help="The workspace; else ECHO_CORE_PROJECT, else the nearest one upwards from here."),
+    Parameter(
+        help="The workspace; else ECHO_CORE_PROJECT, else the nearest one upwards from here.",
+        group=_EVERYWHERE,
+    ),
 ]
 ColorArgument = Annotated[
-    Color, Parameter(help="When to colour; auto: on a terminal, unless NO_COLOR is set.")
+    Color,
+    Parameter(help="When to colour; auto: on a terminal, unless NO_COLOR is set.", group=_EVERYWHERE),
 ]
-Debug = Annotated[bool, Parameter(help=f"Show tracebacks; so does {DEBUG_VARIABLE}=1.")]
+Debug = Annotated[bool, Parameter(help=f"Show tracebacks; so does {DEBUG_VARIABLE}=1.", group=_EVERYWHERE)]
 
 
 def build_app(out: Output, tokens: Sequence[str] = ()) -> App:
@@ -50,6 +57,7 @@ def _add_verbs(app: App, tokens: frozenset[str]) -> None:
     for place, verb in enumerate(VERBS):
         family, _, name = verb.name.rpartition(" ")
         group = groups[verb.group]
+        is_asked_for = tokens >= set(verb.name.split()) or tokens & set(verb.alias)
         if family not in families:
             families[family] = App(name=family, help=FAMILIES[family], group=group, sort_key=place)
             app.command(families[family])
@@ -57,15 +65,22 @@ def _add_verbs(app: App, tokens: frozenset[str]) -> None:
             f"{__package__}.{verb.target}",
             name=name,
             alias=verb.alias,
-            help=None if tokens & {name, *verb.alias} else verb.help,  # None: its docstring says more
+            help=_whole_help(verb) if is_asked_for else verb.help,
             group=None if family else group,
             sort_key=place,
         )
 
 
+def _whole_help(verb: Verb) -> str:
+    """What the verb's docstring says, in paragraphs that are wrapped where they are shown."""
+    module, _, function = verb.target.partition(":")
+    text = inspect.getdoc(getattr(importlib.import_module(f"{__package__}.{module}"), function)) or verb.help
+    paragraphs = text.replace(_EXAMPLE, f"\n\n{_EXAMPLE}").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip())
+
+
 def _add_launcher(app: App, out: Output) -> None:
     """The options that stand before or after any verb, and the call of the verb."""
-    app.meta.group_parameters = _EVERYWHERE
     app.meta.suppress_keyboard_interrupt = False  # `main` says it, and gives the exit code
 
     @app.meta.default

@@ -27,14 +27,19 @@ from echo_core.control.board import Board
 from echo_core.control.log_tail import LogTail
 from echo_core.control.server import serve
 from echo_core.errors import NotFound, SettingsError
+from echo_core.runtime.checkpoints import FILE_NAME as CHECKPOINTS
+from echo_core.runtime.checkpoints import CheckpointStore
 from echo_core.runtime.collector import patient_collector
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.host import Host
 from echo_core.runtime.libraries.store import Store
+from echo_core.runtime.message_history.door import history_path
+from echo_core.runtime.message_history.recorder import Item, Recorder
 from echo_core.runtime.offer import offer_of
 from echo_core.runtime.reconcile import Reconciler
 from echo_core.runtime.registry import Enabled, enabled
 from echo_core.runtime.settings import Settings, load_settings
+from echo_core.transports.base import Transport
 from echo_core.transports.urls import transport_for
 from echo_core.workspace import Workspace
 
@@ -101,12 +106,13 @@ def run_host(
     `begin` gives it its plugins, and says what runs beside it.
     """
     workspace = session.workspace()
-    transport = transport_for(settings.host.transport, workspace.root)
+    transport = transport_for(settings.host.transport, workspace.root, settings.host.local)
     telemetry = telemetry_for(settings)
     book = TraceBook()
     if trace:
         telemetry.tap(book)
     _log_to_stderr()
+    recorder = recorder_for(settings, workspace, transport, telemetry)
     try:
         set_global_telemetry(telemetry)
         telemetry.install_globals()
@@ -115,6 +121,8 @@ def run_host(
             transport=transport,
             telemetry=telemetry,
             dead_letters=DeadLetterStore(workspace.state / FILE_NAME),
+            checkpoints=CheckpointStore(workspace.state / CHECKPOINTS),
+            message_history=recorder,
         )
         with progress_for(session.out, plain=plain) as progress:
             beside = begin(host, Store(workspace.state))
@@ -127,12 +135,31 @@ def run_host(
         document = to_builtins(summary) | ({"trace": tree} if trace else {})
         session.out.result("run", document, summary_text(summary, tree))
     finally:
+        if recorder is not None:
+            recorder.close()
         telemetry.shutdown()  # may wait for a backend that does not answer, so nobody waits for more than it
     code = Interrupted.exit_code if aborted else (0 if summary.ok else 1)
     if left:
         session.out.note(f"left behind, because it does not end: {', '.join(sorted(left))}")
         leave(code)
     return code
+
+
+def recorder_for(
+    settings: Settings, workspace: Workspace, transport: Transport, telemetry: TelemetryContext
+) -> Recorder | None:
+    """Records what becomes of messages, from now on; None where the settings say that nobody does."""
+    if not settings.history.enabled:
+        return None
+    stays = settings.host.local if transport.capabilities.durable else ("#",)
+
+    def tell_dropped(plugin: str, item: Item, count: int) -> None:
+        telemetry.for_plugin(plugin, "").history_dropped(item, count)
+
+    path = history_path(settings, workspace)
+    recorder = Recorder(path, settings.history, stays=stays, tell_dropped=tell_dropped)
+    recorder.start()
+    return recorder
 
 
 def control_of(host: Host, reconciler: Reconciler, workspace: Workspace, settings: Settings) -> Service:

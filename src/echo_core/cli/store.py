@@ -1,5 +1,6 @@
 """`echo-core store`: the file that `sqlite://` keeps messages in."""
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,7 +95,7 @@ def forget_subscription(name: Name, /, *, file: File = None, session: SessionArg
 
 
 def _path(file: Path | None, session: Session) -> Path:
-    return file if file is not None else store_path(session.workspace())
+    return Path(os.path.realpath(file)) if file is not None else store_path(session.workspace())
 
 
 def _stats(found: StoreNumbers) -> Iterator[str]:

@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from echo_core.cli.tables import FittingTable, numbers
 from echo_core.runtime.states import BROKEN
 from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.table import Table
 
 _BROKEN: Final = frozenset(state.value for state in BROKEN)
-_UNLIMITED: Final = 10_000
-"""Columns in which a table is measured: more than any needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +148,8 @@ class _Account:
         self._summary = summary
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
-        from rich.measure import Measurement
-
         table = _table(self._summary)
-        needed = Measurement.get(console, options.update_width(_UNLIMITED), table).maximum
-        yield table if needed <= options.max_width else _sentences(self._summary)
+        yield table if table.fits(console, options) else _sentences(self._summary)
 
 
 def _sentences(summary: Summary) -> "RenderableType":
@@ -176,13 +171,8 @@ def _sentences(summary: Summary) -> "RenderableType":
     return text
 
 
-def _table(summary: Summary) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("PLUGIN")
-    table.add_column("STATE")
-    for heading in (
+def _table(summary: Summary) -> FittingTable:
+    outcomes = (
         "RECEIVED",
         "= PROCESSED",
         "+ FILTERED",
@@ -190,9 +180,8 @@ def _table(summary: Summary) -> "Table":
         "+ UNFINISHED",
         "PUBLISHED",
         "FAILED TRIES",
-        *(["SHED"] if summary.totals.shed else []),
-    ):
-        table.add_column(heading, justify="right")
+    )
+    table = FittingTable("PLUGIN", "STATE", *numbers(*outcomes, *(["SHED"] if summary.totals.shed else [])))
     for plugin in summary.plugins:
         style = "red" if plugin.state in _BROKEN else ""
         table.add_row(

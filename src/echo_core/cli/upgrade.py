@@ -1,7 +1,9 @@
 """`echo-core upgrade`: letting another version take the place of the one that runs."""
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
 
+import msgspec
 from cyclopts import Parameter
 
 from echo_core.cli.arguments import PluginName
@@ -11,7 +13,7 @@ from echo_core.cli.usage import UsageError
 from echo_core.control.client import HostClient, reach_host
 from echo_core.control.documents import Upgraded
 from echo_core.runtime.upgrade.plan import Strategy
-from echo_core.runtime.upgrade.status import TrialStatus
+from echo_core.runtime.upgrade.status import Difference, TrialStatus
 from echo_core.workspace import BuildType
 
 Version = Annotated[str | None, Parameter(help="The version; else the newest that is built.")]
@@ -27,7 +29,7 @@ Steps = Annotated[
 ]
 Finish = Annotated[bool, Parameter(help="Promote the new version.")]
 Abort = Annotated[bool, Parameter(help="Keep the old version.")]
-Switch = Annotated[bool, Parameter(help="blue_green: let the other version have all.")]
+Switch = Annotated[bool, Parameter(help="blue-green: let the other version have all.")]
 Show = Annotated[bool, Parameter(help="Say how the upgrade stands.")]
 
 
@@ -49,7 +51,7 @@ def upgrade(
     """Let another version take the place of the one that runs.
 
     graceful: the new one is ready first, then takes over; immediate: and does not wait for what is in hand.
-    canary: it gets a part, and is sent back by itself if it does worse; blue_green: both stay ready; shadow:
+    canary: it gets a part, and is sent back by itself if it does worse; blue-green: both stay ready; shadow:
     it gets copies, and what it would have said is compared. These three go on until --finish or --abort.
     For example: echo-core upgrade loud_words 2.0.0 --strategy canary --percent 10
     """
@@ -90,8 +92,8 @@ def text_of(done: Upgraded) -> str:
 def _trial_text(name: str, trial: TrialStatus) -> str:
     lines = [
         f"{name}: {trial.strategy} for {trial.seconds:,.1f} s",
-        f"  {trial.old_version}  ended {trial.old_ended:,}, failed attempts {trial.old_failed:,}",
-        f"  {trial.new_version}  ended {trial.new_ended:,}, failed attempts {trial.new_failed:,}",
+        f"  {trial.old_version}  ended {trial.old_ended:,}, failed at first {trial.old_failed:,}",
+        f"  {trial.new_version}  ended {trial.new_ended:,}, failed at first {trial.new_failed:,}",
     ]
     if trial.strategy != "shadow":
         lines.append(f"  {trial.new_version} gets {trial.percent:g} %")
@@ -100,9 +102,21 @@ def _trial_text(name: str, trial: TrialStatus) -> str:
         lines.append(
             f"  output: {found.same:,} same, {found.different:,} other, {found.not_compared:,} not compared"
         )
-        lines += [
-            f"  {each.message_id}: {printable(repr(each.old))} / {printable(repr(each.new))}"
-            for each in found.differences[-3:]
-        ]
-    lines.append(f"next: echo-core upgrade {name} --show, --finish or --abort")
+        for each in found.differences[-3:]:
+            lines += [f"  {each.message_id} on {printable(each.topic)}", *_answers(trial, each)]
+    actions = ", ".join(["--show", *_MORE.get(trial.strategy, ()), "--finish"])
+    lines.append(f"next: echo-core upgrade {name} {actions} or --abort")
     return "\n".join(lines)
+
+
+_MORE: Final = {"canary": ["--percent NUMBER"], "blue-green": ["--switch"]}
+"""What else can be done to a trial, by its strategy."""
+
+
+def _answers(trial: TrialStatus, difference: Difference) -> Iterator[str]:
+    """What either version said, an output a line."""
+    for version, outputs in ((trial.old_version, difference.old), (trial.new_version, difference.new)):
+        for topic, data in outputs:
+            yield f"    {version}  {printable(topic)}  {printable(msgspec.json.encode(data).decode())}"
+        if not outputs:
+            yield f"    {version}  nothing"

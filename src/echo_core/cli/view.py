@@ -1,9 +1,12 @@
 """What a run looks like while it runs: pure functions from the host's snapshots to what is printed."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from echo_core.cli.output import printable
-from echo_core.runtime.states import FED, PluginState
+from echo_core.cli.tables import FittingTable, numbers
+from echo_core.runtime.states import BROKEN, FED, PluginState
 from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 
 if TYPE_CHECKING:
@@ -35,42 +38,74 @@ def rate(before: int, after: int, seconds: float) -> float | None:
     return (after - before) / seconds if seconds > 0 else None
 
 
-def live_view(before: HostSnapshot, after: HostSnapshot, *, hint: str) -> "RenderableType":
-    """A table of the plugins at `after`, with rates since `before`; `hint` says what Ctrl-C does now."""
+def live_view(
+    before: HostSnapshot, after: HostSnapshot, *, hint: str, notes: Sequence[str] = ()
+) -> "RenderableType":
+    """A table of the plugins at `after`, with rates since `before`; `hint` says what Ctrl-C does now.
+
+    Below it stand the plugins' reasons, and `notes`.
+    """
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    earlier = {plugin.name: plugin for plugin in before.plugins}
+    earlier = {_version(plugin): plugin for plugin in before.plugins}
     seconds = after.uptime_s - before.uptime_s
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("PLUGIN")
-    table.add_column("STATE")
     sheds = any(map(_shed, after.plugins))
-    for heading in ("IN/S", "OUT/S", "P95 ms", "FAILED", "DEAD", "QUEUE", *(["SHED"] if sheds else [])):
-        table.add_column(heading, justify="right")
-    for plugin in after.plugins:
+    table = FittingTable(
+        *("PLUGIN", "STATE"),
+        *(*numbers("IN/S"), *numbers("OUT/S", spare=1), *numbers("P95 ms", spare=2)),
+        *numbers("FAILED", "DEAD", "QUEUE", *(["SHED"] if sheds else [])),
+    )
+    there, gone = present(after.plugins)
+    for plugin in there:
         sign, style = mark(plugin.state)
         name = f"{plugin.name} {plugin.version}".strip()
         state = Text(f"{sign} {plugin.state.value}", style=style)
-        cells = _cells(earlier.get(plugin.name), plugin, seconds)
+        cells = _cells(earlier.get(_version(plugin)), plugin, seconds)
         table.add_row(name, state, *cells, *([f"{_shed(plugin):,}"] if sheds else []))
     reasons = [
         Text(f"{mark(plugin.state)[0]} {plugin.name}: {_first_line(plugin.reason)}")
         for plugin in after.plugins
         if plugin.reason
     ]
-    return Group(Text(f"{duration(after.uptime_s)}  {hint}", style="dim"), table, *reasons)
+    lines = [line for line in (before_line(gone), *notes) if line]
+    return Group(Text(f"{duration(after.uptime_s)}  {hint}", style="dim"), table, *reasons, *map(Text, lines))
+
+
+def present(plugins: Sequence[PluginSnapshot]) -> tuple[list[PluginSnapshot], list[PluginSnapshot]]:
+    """Those that are there, and those that were: versions that went while the name goes on.
+
+    Of a name that is not there any more, the last one stands among the first.
+    """
+    gone = [plugin for plugin in plugins if plugin.state is PluginState.STOPPED]
+    names = {plugin.name for plugin in plugins if plugin.state is not PluginState.STOPPED}
+    last = {plugin.name: plugin for plugin in gone if plugin.name not in names}
+    before = [plugin for plugin in gone if last.get(plugin.name) is not plugin]
+    hidden = set(map(id, before))
+    return [plugin for plugin in plugins if id(plugin) not in hidden], before
+
+
+def before_line(before: Sequence[PluginSnapshot]) -> str:
+    """How many versions of each plugin went, and where there is more of them; empty if none did."""
+    if not before:
+        return ""
+    each = ", ".join(f"{name} {count}" for name, count in Counter(gone.name for gone in before).items())
+    return f"earlier versions: {each}; see echo-core status NAME"
+
+
+_AT_WORK: Final = (PluginState.RUNNING, PluginState.DEGRADED)
 
 
 def totals_line(before: HostSnapshot, after: HostSnapshot) -> str:
     """One line on the whole host: what came to pass so far, and how fast since `before`."""
     received = _sum(after, "received")
     speed = rate(_sum(before, "received"), received, after.uptime_s - before.uptime_s)
-    states = [plugin.state for plugin in after.plugins]
-    running = sum(state in FED for state in states)
+    states = [state for plugin in after.plugins if (state := plugin.state) is not PluginState.STOPPED]
+    fed = [state for state in states if state in FED]
+    held = Counter(state.value for state in fed if state not in _AT_WORK)
     parts = [
-        f"{running} of {len(states)} plugins running",
+        f"{len(fed) - held.total()} of {len(states)} plugins running",
+        *(f"{count} {state}" for state, count in held.items()),
         f"received {received:,} ({_rate(speed)}/s)",
         f"processed {_sum(after, 'processed'):,}",
         f"filtered {_sum(after, 'filtered'):,}",
@@ -84,8 +119,9 @@ def totals_line(before: HostSnapshot, after: HostSnapshot) -> str:
 
 
 def state_line(name: str, version: str, state: PluginState, reason: str = "") -> str:
-    """One line on one plugin's move to a state."""
-    because = f": {_first_line(reason)}" if reason else ""
+    """One line on one plugin's move to a state; where it is broken, all that is known of why."""
+    shown = printable(reason).replace("\n", "\n  ") if state in BROKEN else _first_line(reason)
+    because = f": {shown}" if reason else ""
     return f"{name} {version}".strip() + f" {state.value}{because}"
 
 
@@ -101,6 +137,11 @@ def _cells(before: PluginSnapshot | None, after: PluginSnapshot, seconds: float)
         f"{after.dead_lettered:,}",
         f"{after.queue:,}" if handles else _UNKNOWN,
     ]
+
+
+def _version(plugin: PluginSnapshot) -> tuple[str, str, str]:
+    """Several of one name may be counted, while one takes the place of another and after."""
+    return plugin.name, plugin.version, plugin.build_type
 
 
 def _shed(plugin: PluginSnapshot) -> int:
@@ -122,6 +163,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def span(seconds: float) -> str:
+    """A time span for people, in one unit: how old something is."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
 
 
 def _first_line(text: str) -> str:

@@ -2,28 +2,36 @@
 
 import functools
 import hmac
+import inspect
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as StarletteRoute
 
 from echo_core.control.board import Board
 from echo_core.control.documents import Failure, Health, Problem
 from echo_core.control.openapi import document
-from echo_core.control.routes import ROUTES, Asked, Query, Route
-from echo_core.errors import BadRequest, EchoCoreError, HostStopping, NotAllowed, NotFound
+from echo_core.control.routes import LARGEST_NUMBER, LINES, ROUTES, Asked, Lines, Query, Route
+from echo_core.errors import BadRequest, EchoCoreError, HostStopping, NotAllowed, NotFound, TopicError
 
 logger = logging.getLogger(__name__)
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
-_LARGEST: Final = 64 * 1024
-"""Bytes of a request's body."""
-_STATUS: Final = ((NotFound, 404), (HostStopping, 503), (BadRequest, 400), (NotAllowed, 403))
+_MOST_DIGITS: Final = len(str(LARGEST_NUMBER))
+_STATUS: Final = (
+    (NotFound, 404),
+    (HostStopping, 503),
+    (BadRequest, 400),
+    (TopicError, 400),
+    (NotAllowed, 403),
+)
 _UNEXPECTED: Final = Problem(
     code="E-UNEXPECTED", message="a fault in Echo Core", fix="see the host's log, and report it"
 )
@@ -32,9 +40,12 @@ _UNEXPECTED: Final = Problem(
 def make_app(board: Board, token: str, port: int) -> Starlette:
     """The control API of the host behind `board`; it answers those who know `token`, on that port."""
     guard = _Guard(token, port)
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in ROUTES:
+        by_path.setdefault(route.path.replace("{number}", "{number:int}"), {})[route.method] = route
     routes = [
-        StarletteRoute(route.path, functools.partial(_answer, route, board, guard), methods=[route.method])
-        for route in ROUTES
+        StarletteRoute(path, functools.partial(_answer, methods, board, guard), methods=list(methods))
+        for path, methods in by_path.items()
     ]
     specification = msgspec.json.encode(document())
 
@@ -71,19 +82,25 @@ class _Guard:
             raise HTTPException(401)
 
 
-async def _answer(route: Route, board: Board, guard: _Guard, request: Request) -> Response:
+async def _answer(methods: Mapping[str, Route], board: Board, guard: _Guard, request: Request) -> Response:
     guard.check_origin(request)
+    route = methods["GET" if request.method == "HEAD" else request.method]
     if not route.open:
         guard.check_token(request)
     asked = Asked(
         board,
-        next(iter(request.path_params.values()), ""),
+        request.path_params.get("name") or request.path_params.get("id", ""),
+        request.path_params.get("number", 0),
         {query.name: _value(query, request) for query in route.query},
         await _body(route, request),
     )
-    if "number" in request.path_params and not asked.name.isdecimal():
-        raise BadRequest(f"{asked.name!r} is no number")
-    document = await route.answer(asked)
+    if asked.number > LARGEST_NUMBER:
+        raise BadRequest("the number is too large", why=f"it is over {LARGEST_NUMBER:,}")
+    document = route.answer(asked)
+    if inspect.isawaitable(document):
+        document = await document
+    if route.gives is Lines:
+        return StreamingResponse(iterate_in_threadpool(document), media_type=LINES)
     status = 503 if isinstance(document, Health) and not document.ok else 200
     return Response(msgspec.json.encode(document), status, media_type="application/json")
 
@@ -94,9 +111,12 @@ def _value(query: Query, request: Request) -> int | str | None:
         return query.default
     if query.kind is str:
         return text
-    if not (text.isdecimal() and text.isascii() and len(text) < 16):
-        raise BadRequest(f"{query.name} must be a number, 0 or more", why=f"it is {text[:40]!r}")
-    return min(int(text), query.most) if query.most is not None else int(text)
+    number = int(text) if text.isdecimal() and text.isascii() and len(text) <= _MOST_DIGITS else -1
+    if not 0 <= number <= query.most:
+        raise BadRequest(
+            f"{query.name} must be a number from 0 to {query.most:,}", why=f"it is {text[:40]!r}"
+        )
+    return number
 
 
 async def _body(route: Route, request: Request) -> Any:
@@ -105,9 +125,13 @@ async def _body(route: Route, request: Request) -> Any:
     raw = bytearray()
     async for part in request.stream():
         raw += part
-        if len(raw) > _LARGEST:
-            raise BadRequest("the body is too large", why=f"it is over {_LARGEST:,} bytes")
+        if len(raw) > route.largest:
+            raise BadRequest("the body is too large", why=f"it is over {route.largest:,} bytes")
     try:
+        if route.takes is Lines:
+            if not raw:
+                raise BadRequest("the body is empty", fix="send what `export` gave")
+            return raw.decode()
         return msgspec.json.decode(bytes(raw) or b"{}", type=route.takes)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest("the body does not fit", why=str(error), fix="see /openapi.json") from error

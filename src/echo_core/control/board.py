@@ -1,6 +1,7 @@
 """What can be asked and done of a running host, whoever asks: the functions behind the control API."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Collection
 from typing import Final
@@ -9,8 +10,9 @@ from echo_core._version import __version__
 from echo_core.control.documents import (
     Activate,
     Changed,
-    DeadLetters,
+    Cluster,
     Health,
+    Kept,
     Logs,
     Move,
     Moves,
@@ -20,14 +22,18 @@ from echo_core.control.documents import (
     Upgraded,
 )
 from echo_core.control.log_tail import LogTail
-from echo_core.errors import ChangeRefused, NotFound
-from echo_core.runtime.dead_letters import DeadLetter, DeadLetterStore
+from echo_core.errors import ChangeRefused
+from echo_core.runtime.dead_letters import DeadLetterError, DeadLetterStore
+from echo_core.runtime.dead_letters.desk import LetterDesk
 from echo_core.runtime.host import Host
+from echo_core.runtime.message_history.desk import MessageDesk
 from echo_core.runtime.reconcile import Reconciler
 from echo_core.runtime.registry import find_library
 from echo_core.runtime.states import BROKEN, PluginState
 from echo_core.runtime.statistics import PluginSnapshot
 from echo_core.workspace import BUILD_TYPES, Workspace
+
+logger = logging.getLogger(__name__)
 
 _WELL: Final = (PluginState.RUNNING, PluginState.FINISHED)
 _GONE: Final = PluginState.STOPPED
@@ -50,28 +56,56 @@ class Board:
         self._host = host
         self._reconciler = reconciler
         self._workspace = workspace
-        self._dead_letters = dead_letters
+        self.letters: Final = LetterDesk(dead_letters)
+        """For threads: it reads and writes a file."""
+        self.messages: Final = MessageDesk(host.message_history, host.send_again)
         self._logs = logs
         self._optional = frozenset(optional)
 
-    def status(self) -> Status:
+    async def started(self) -> None:
+        """Return when the host has started, and can be changed."""
+        await self._host.started()
+
+    async def status(self) -> Status:
         """The host as it is now."""
         snapshot = self._host.snapshot()
-        health = self.readiness()
+        reasons = self._reasons()
         refused = self._reconciler.refusals()
         return Status(
             version=__version__,
             pid=os.getpid(),
             uptime_s=snapshot.uptime_s,
-            ready=health.ok,
-            reasons=health.reasons,
+            ready=not reasons,
+            reasons=reasons,
+            transport=self._host.transport_name,
+            trouble=self._host.trouble(),
             plugins=tuple(snapshot.plugins),
             refused={name: Problem.of(error) for name, error in refused.items()},
+            dead_letters=await self._kept(),
         )
 
-    def readiness(self) -> Health:
-        """Whether every plugin that is required runs, as it is enabled, and is well."""
-        found = [] if self._host.is_steady else [("", "the host is starting or stopping")]
+    def cluster(self) -> Cluster:
+        """All hosts that share the transport, this one first, as far as it lets them know of each other."""
+        presence = self._host.presence
+        return Cluster(hosts=tuple(presence.hosts()), warnings=tuple(presence.unheard()))
+
+    def liveness(self) -> Health:
+        """Whether the event loop turns: it does, or nobody would hear this."""
+        return Health(ok=True)
+
+    async def readiness(self) -> Health:
+        """Whether the transport works, and every required plugin runs as it is enabled, and is well."""
+        kept = await self._kept()
+        reasons = self._reasons()
+        return Health(ok=not reasons, reasons=reasons, dead_letters=kept)
+
+    def _reasons(self) -> tuple[str, ...]:
+        """Why the host is not ready."""
+        found = []
+        if not self._host.is_steady:
+            found.append(("", f"the host is {'stopping' if self._host.is_stopping else 'starting'}"))
+        if trouble := self._host.trouble():
+            found.append(("", f"the transport does not work: {trouble}"))
         plugins = {plugin.name: plugin for plugin in reversed(self._host.snapshot().plugins)}
         for name, plugin in sorted(plugins.items()):
             if plugin.state not in (*_WELL, _GONE):
@@ -80,14 +114,21 @@ class Board:
         for name, error in sorted(self._reconciler.refusals().items()):
             if name not in plugins or plugins[name].state not in BROKEN:
                 found.append((name, f"{name} does not run as it is enabled: {error.what}"))
-        reasons = tuple(reason for name, reason in found if name not in self._optional)
-        return Health(ok=not reasons, reasons=reasons)
+        return tuple(reason for name, reason in found if name not in self._optional)
+
+    async def _kept(self) -> tuple[Kept, ...]:
+        """The dead letters there are; a probe need not fail because they cannot be counted."""
+        try:
+            return tuple(map(Kept.of, await asyncio.to_thread(self.letters.store.depths)))
+        except DeadLetterError as error:
+            logger.warning("%s", error)
+            return ()
 
     def plugin(self, name: str) -> PluginSnapshot:
         """The plugin of this name; raises `NotFound`."""
         found = self._host.plugin(name)
         if found is None:
-            raise NotFound(f"no plugin {name!r} runs", fix="echo-core status shows what runs")
+            raise self._host.missing(name)
         return found
 
     def moves(self, name: str | None = None) -> Moves:
@@ -161,17 +202,6 @@ class Board:
         """Return to the version before."""
         await self._reconciler.roll_back(name)
         return self.upgraded(name)
-
-    async def dead_letters(self, plugin: str | None, limit: int) -> DeadLetters:
-        """The newest dead letters, of one plugin or of all."""
-        store = self._dead_letters
-        letters = await asyncio.to_thread(store.newest, plugin=plugin, limit=limit)
-        total = await asyncio.to_thread(store.count, plugin=plugin)
-        return DeadLetters(total=total, letters=tuple(letters))
-
-    async def dead_letter(self, number: int) -> DeadLetter:
-        """One dead letter; raises `NotFound`."""
-        return await asyncio.to_thread(self._dead_letters.get, number)
 
     def logs(self, plugin: str | None, after: int, limit: int) -> Logs:
         """What was logged after record number `after`: the newest `limit` of it."""

@@ -12,8 +12,8 @@ from echo_core.workspace import Workspace
 
 T = TypeVar("T")
 
-_PROMPT_S: Final = 0.8
-"""How long a host may take to say that it is there."""
+_PROMPT_S: Final = 2.0
+"""How long a host that listens may take to say that it is there."""
 _CHANGE_S: Final = 300.0
 """How long a change may take; each has its own deadlines in the host."""
 
@@ -34,9 +34,17 @@ class HostClient:
         return self._call("POST", path, body or {}, kind, timeout=_CHANGE_S)
 
     def is_there(self) -> bool:
-        """Whether it answers, at once."""
+        """Whether it answers; raises `NoHost` for one that listens, and does not."""
         try:
             self._request("GET", "/health/live", None, timeout=_PROMPT_S)
+        except TimeoutError as error:
+            pid = self._door.address.pid
+            raise NoHost(
+                "the host does not answer",
+                where=f"{self._workspace.root}, process {pid}",
+                why=f"it was stopped, or a plugin has blocked its event loop for {_PROMPT_S:g} s",
+                fix=f"try again; what it is at is on its stderr. To end it: kill {pid}",
+            ) from error
         except OSError:
             return False
         return True
@@ -50,6 +58,13 @@ class HostClient:
             raise no_host(self._workspace, f"it does not answer within {timeout:g} s") from error
         except OSError as error:
             raise no_host(self._workspace, str(error) or type(error).__name__) from error
+        if status == 401:
+            raise NotAllowed(
+                "the host does not know this token",
+                where=str(self._workspace.state / "control"),
+                why="the file was changed since the host wrote it",
+                fix="end the host and start it again: it writes a new one",
+            )
         if status != 200:
             raise _raised(content)
         return msgspec.json.decode(content, type=kind)
@@ -67,14 +82,14 @@ class HostClient:
             connection.request(method, path, content, headers)
             response = connection.getresponse()
             return response.status, response.read()
-        except http.client.HTTPException as error:
+        except (http.client.HTTPException, ValueError) as error:
             raise OSError(f"its answer is no HTTP: {error!r}") from error
         finally:
             connection.close()
 
 
 def running_host(workspace: Workspace) -> HostClient | None:
-    """The workspace's host, if one answers; known within a second."""
+    """The workspace's host, if there is one; raises `NoHost` for one that listens, and does not answer."""
     door = find_door(workspace)
     if door is None:
         return None
@@ -83,7 +98,7 @@ def running_host(workspace: Workspace) -> HostClient | None:
 
 
 def reach_host(workspace: Workspace) -> HostClient:
-    """The workspace's host; raises `NoHost`, within a second, when none answers."""
+    """The workspace's host; raises `NoHost`, at once where none listens."""
     client = running_host(workspace)
     if client is None:
         raise no_host(workspace, "none answers on its control API")

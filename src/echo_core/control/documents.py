@@ -1,12 +1,14 @@
 """What the control API says and is told: objects of JSON, from which the OpenAPI document is made."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from echo_core.errors import EchoCoreError
-from echo_core.runtime.dead_letters import DeadLetter
+from echo_core.runtime.dead_letters import Depth, ReplayWish, Selection
+from echo_core.runtime.dead_letters.selection import chosen, selection
+from echo_core.runtime.presence import SeenHost
 from echo_core.runtime.states import NEXT, PluginState
 from echo_core.runtime.statistics import PluginSnapshot
 from echo_core.runtime.upgrade.plan import Plan
@@ -38,6 +40,20 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     error: Problem
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The dead letters of one plugin, whether it runs or not."""
+
+    plugin: str
+    count: int
+    age_s: float
+    """Of the oldest."""
+
+    @classmethod
+    def of(cls, depth: Depth) -> "Kept":
+        """As it is now."""
+        return cls(plugin=depth.plugin, count=depth.count, age_s=depth.age_s())
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The host at one moment."""
 
@@ -46,11 +62,24 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     ready: bool
     reasons: tuple[str, ...]
-    """Why it is not ready; one sentence for each plugin that is not well."""
+    """Why it is not ready; one sentence for each plugin that is not well, and one for the transport."""
+    transport: str
+    """Its URL, without user and password."""
+    trouble: str
+    """What keeps the transport from working at this moment; empty when nothing does."""
     plugins: tuple[PluginSnapshot, ...]
     """Those that run, failed, or ran before."""
     refused: dict[str, Problem]
     """Plugins that do not run as they are enabled, and why."""
+    dead_letters: tuple[Kept, ...]
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The hosts that share the transport: this one first, where it is asked."""
+
+    hosts: tuple[SeenHost, ...]
+    warnings: tuple[str, ...] = ()
+    """Plugins elsewhere that wait in vain for topics that are local here."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +87,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     ok: bool
     reasons: tuple[str, ...] = ()
+    dead_letters: tuple[Kept, ...] = ()
+    """`/health/ready`: what waits for somebody to look at it. It does not make the host less ready."""
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +100,9 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     previous: PluginState
     state: PluginState
     reason: str
+    """What is wrong; empty for what is in the normal course of things."""
+    cause: str = ""
+    """What is wrong, or else what made it move."""
 
     @classmethod
     def of(cls, event: "PluginEvent") -> "Move":
@@ -80,6 +114,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
             previous=event.previous,
             state=event.state,
             reason=event.reason,
+            cause=event.cause,
         )
 
 
@@ -121,7 +156,7 @@ class Upgrade(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Deal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much a canary is to get."""
 
-    percent: float
+    percent: Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
 class Upgraded(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,11 +180,63 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     """The plugin after it; None if it runs no longer."""
 
 
-class DeadLetters(msgspec.Struct, frozen=True, kw_only=True):
-    """Dead letters, the newest first."""
+class Which(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters are meant: those that fit everything that is said; saying nothing takes `all`."""
 
-    total: int
-    letters: tuple[DeadLetter, ...]
+    ids: tuple[int, ...] = ()
+    plugin: str | None = None
+    error: str = ""
+    """Text that the reason, or its kind, holds."""
+    topic: str = ""
+    """A topic pattern."""
+    id: str = ""
+    """The message's, its root's or its trace's."""
+    since: str = ""
+    """2026-11-25, 2026-11-25T18:00, or 2h for two hours ago."""
+    until: str = ""
+    all: bool = False
+
+    def chosen(self) -> Selection:
+        """For the store; raises `SelectionError`."""
+        meant = selection(
+            ids=self.ids,
+            plugin=self.plugin,
+            error=self.error,
+            topic=self.topic,
+            id=self.id,
+            since=self.since,
+            until=self.until,
+        )
+        return chosen(meant, everything=self.all)
+
+
+class Discard(Which, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters to throw away."""
+
+    dry_run: bool = False
+
+
+class AskReplay(Which, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters to replay, and how."""
+
+    first: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """At most so many, the oldest first."""
+    rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """At most so many a second."""
+    force: bool = False
+    """What has come back too often, too."""
+    dry_run: bool = False
+
+    def wish(self) -> ReplayWish:
+        """For the store; raises `SelectionError`."""
+        return ReplayWish(selection=self.chosen(), first=self.first, rate=self.rate, force=self.force)
+
+
+class Edit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a dead letter's replay is to send instead."""
+
+    data: Any
+    dry_run: bool = False
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ def find_door(workspace: Workspace) -> Door | None:
     folder = workspace.state / _FOLDER
     try:
         address = msgspec.json.decode((folder / _ADDRESS).read_bytes(), type=Address)
-        return Door(address=address, token=(folder / _TOKEN).read_text(encoding="ascii"))
+        return Door(address=address, token=(folder / _TOKEN).read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         return None
 

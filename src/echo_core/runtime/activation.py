@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from echo_core.errors import ChangeRefused, EchoCoreError, NotFound, PluginInitError
+from echo_core.errors import ChangeRefused, EchoCoreError, PluginInitError, TransportError
 from echo_core.runtime.batch import check_handlers
 from echo_core.runtime.dead_letters import DeadLetterError
 from echo_core.runtime.dispatch import Dispatcher
@@ -43,7 +43,7 @@ class Activation:
         old = self._roster.named(offer.manifest.name)
         if old is None or not old.is_live:
             if old is not None:
-                await self.take_down(old)
+                await self.take_down(old, f"{offer.manifest.version} takes its place")
             await self._bring_up(offer)
         else:
             await self._replace(old, offer, self._settings.drain_timeout_s if drain_s is None else drain_s)
@@ -62,7 +62,7 @@ class Activation:
             with new.slot.telemetry.lifecycle("upgrade"):
                 await self._get_ready(new)
         except PluginInitError:
-            new.slot.move_to(PluginState.STOPPED)
+            new.slot.move_to(PluginState.STOPPED, cause="it did not come up")
             self._roster.remove(new.slot)
             raise
         return new
@@ -72,7 +72,7 @@ class Activation:
 
         What it cannot handle within `drain_timeout_s` is kept as dead letters, unless the transport keeps it.
         """
-        await self.take_down(self.known(name))
+        await self.take_down(self.known(name), "it is deactivated")
 
     async def pause(self, name: str) -> None:
         """Let the plugin's messages wait, or a source's publications; returns when nothing is in hand."""
@@ -94,7 +94,7 @@ class Activation:
             return
         if slot.state is not PluginState.PAUSED:
             raise _unfit(slot, "resumed", f"echo-core status {name}")
-        slot.move_to(PluginState.RUNNING)
+        slot.move_to(PluginState.RUNNING, cause="by an operator")
         supervisor = self._supervisor(slot)
         if supervisor.context is not None:
             supervisor.context.release()
@@ -119,15 +119,16 @@ class Activation:
             try:
                 check_handlers(slot, supervisor.context)
             except EchoCoreError as error:
+                supervisor.fix = error.fix
                 slot.move_to(PluginState.FAILED, str(error))
         if slot.state is not PluginState.RUNNING:
             if slot.state is not PluginState.FAILED:
                 slot.move_to(PluginState.FAILED, f"not well after its start: {slot.reason}")
-            await supervisor.shut_down(supervisor.manifest.timeouts.shutdown_ms / 1_000)
+            await supervisor.shut_down(supervisor.manifest.timeouts.shutdown_ms / 1_000, "it did not come up")
             raise PluginInitError(
                 f"{slot.name} {slot.version} did not come up",
-                why=slot.reason,
-                fix=f"mend it, build it again, and try again: echo-core build {slot.name}",
+                why=slot.reason.removesuffix(f"; fix: {supervisor.fix}"),
+                fix=supervisor.fix or f"mend it, and build it again: echo-core build {slot.name}",
             )
 
     async def _replace(self, old: PluginSlot, offer: Offer, drain_s: float) -> None:
@@ -140,7 +141,7 @@ class Activation:
         else:
             self.feed(new)
         self._start_source(new)
-        await self.end(old)
+        await self.end(old, f"{new.slot.version} takes its place")
 
     async def _flip(self, old: Supervisor, new: Supervisor, drain_s: float) -> None:
         """From here on the new one gets what the old one has not begun, and all that comes."""
@@ -151,25 +152,27 @@ class Activation:
         else:
             await self._dispatcher.succeed(old.slot, new.slot)
             await self._dispatcher.finish(old.slot, drain_s)
+            # Before the new one begins: two versions with one key's messages in hand would break its order.
+            await self.withdraw(old.slot, f"{new.slot.version} took its place before it could handle it")
 
-    async def take_down(self, slot: PluginSlot) -> None:
+    async def take_down(self, slot: PluginSlot, cause: str) -> None:
         """Drain it, shut it down, and let it go."""
         supervisor = self._roster.supervisor(slot)
         if supervisor is not None:
             await supervisor.stop_source()
             if slot.state is not PluginState.PAUSED:
                 await self._dispatcher.finish(slot, self._settings.drain_timeout_s)
-        await self.end(slot)
+        await self.end(slot, cause)
 
-    async def end(self, slot: PluginSlot) -> None:
+    async def end(self, slot: PluginSlot, cause: str) -> None:
         """Shut it down, and let it go; what it has not handled is kept."""
         supervisor = self._roster.supervisor(slot)
         if supervisor is not None:
             await self._dispatcher.unfollow(slot, self._settings.drain_timeout_s)
             await self.withdraw(slot, "it was deactivated before the plugin could handle it")
-            await supervisor.shut_down(supervisor.manifest.timeouts.shutdown_ms / 1_000)
+            await supervisor.shut_down(supervisor.manifest.timeouts.shutdown_ms / 1_000, cause)
         if slot.state in BROKEN:
-            slot.move_to(PluginState.STOPPED)
+            slot.move_to(PluginState.STOPPED, cause=cause)
         slot.subscription = None
         self._roster.remove(slot)
 
@@ -178,10 +181,10 @@ class Activation:
         try:
             left = await self._dispatcher.withdraw(slot, reason)
         except DeadLetterError:
-            logger.exception("what %s had not handled could not be kept", slot.name)
+            logger.exception("what %s had not handled could not be kept", slot.name, extra=slot.about)
             return
         if left:
-            logger.warning("%d message(s) for %s are left: %s", left, slot.name, reason)
+            logger.warning("%d message(s) for %s are left: %s", left, slot.name, reason, extra=slot.about)
 
     async def open(self, supervisor: Supervisor) -> None:
         """At the host's start: feed a plugin that came up, keep what was published to one that did not."""
@@ -211,7 +214,7 @@ class Activation:
         """The plugin, whatever its state; raises `NotFound`."""
         slot = self._roster.named(name)
         if slot is None:
-            raise NotFound(f"no plugin {name!r} runs", fix="echo-core status shows what runs")
+            raise self._roster.missing(name)
         return slot
 
     def _supervisor(self, slot: PluginSlot) -> Supervisor:
@@ -229,7 +232,13 @@ def _fed_alike(old: Supervisor, new: Supervisor) -> bool:
 
 def lane_lost(slot: PluginSlot, error: BaseException) -> None:
     """A lane ended by an error that is not a plugin's: say so, rather than let the queue stand still."""
-    logger.error("a lane of %s ended by an error of the host", slot.name, exc_info=error)
+    is_told = isinstance(error, TransportError)  # it says itself what is wrong, and where
+    logger.error(
+        "a lane of %s ended by an error of the host: %s",
+        *(slot.name, error if is_told else type(error).__name__),
+        exc_info=None if is_told else error,
+        extra=slot.about,
+    )
     if slot.is_live:
         slot.move_to(PluginState.FAILED, f"the host failed it: {type(error).__name__}: {error}")
 

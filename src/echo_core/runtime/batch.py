@@ -17,9 +17,10 @@ from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage
 from echo_core.plugin import Answer, Outcome, Plugin, ProcessingStatus
 from echo_core.runtime.context import BatchInHand, HostContext, message_in_hand
+from echo_core.runtime.dead_letters import Attempt
 from echo_core.runtime.lane import (
     ACKNOWLEDGED,
-    WAITED_S,
+    RECORDED,
     Failure,
     Lane,
     awaitable,
@@ -28,10 +29,14 @@ from echo_core.runtime.lane import (
     failure_of,
     handler_of,
 )
+from echo_core.runtime.message_history.records import FAILED
+from echo_core.runtime.raised import shown
 from echo_core.runtime.slot import PluginSlot
 from echo_core.settlement import Ending
 from echo_core.transports.base import Delivery
 
+_NUMBERS: Final = itertools.count(1)
+"""Of batches that fail as a whole."""
 _ENDS: Final = (Outcome.ACKNOWLEDGED, Outcome.FORWARD, Outcome.FILTERED)
 BatchHandler: TypeAlias = Callable[[Sequence[str], Sequence[BaseMessage]], Awaitable[Sequence[Answer]]]
 
@@ -48,44 +53,38 @@ class BatchLane(Lane):
         self._wait_s = self._delivery.batch_wait_ms / 1_000
         self._process_batch = batch_handler_of(slot.plugin, slot.manifest, context)
 
-    async def run(self) -> None:
-        self._task = asyncio.current_task()
+    async def _work(self) -> None:
+        taken, turn, is_dead = self._taken, self._turn, False
         self._in_hand = 0
-        taken, turn = self._taken, self._turn
-        turn_ends = turn.begin()
-        try:
-            while not self._leaving:
+        while not self._leaving:
+            if not taken:
                 taken.extend(await self._receive(self._size))
                 if self._wait_s and len(taken) < self._size:
                     await self._wait_for_more()
-                if monotonic() - self._ended > WAITED_S:
-                    turn_ends = turn.begin()
-                while taken:
-                    await self._handle_some()
-                    if self._abandoned:
-                        return
-                    if self._ended > turn_ends:
-                        turn_ends = await turn.give()
-        except TransportClosed:
-            return
-        except asyncio.CancelledError:
-            await self._hand_back()
-            raise
+            while taken:
+                if is_dead:  # only with something to try: others wait for what becomes of a trial
+                    await self._circuit.wait(self)
+                is_dead = await self._handle_some()
+                if self._abandoned:
+                    return
+                self._raise_if_cancelled()
+                if self._ended > turn.ends:
+                    await turn.give()
 
     def leave(self) -> list[Delivery]:
         self._leaving = True
         not_begun: list[Delivery] = []
         while len(self._taken) > self._in_hand:
             not_begun.append(self._taken.pop())
-        if not self._in_hand and self._task is not None:
-            self._task.cancel()  # it waits for deliveries, or for its turn
+        if self._task is not None and (self._between_attempts or not self._in_hand):
+            self._task.cancel()  # it waits for deliveries, for its turn, or for a next attempt
         return not_begun[::-1]
 
     async def _wait_for_more(self) -> None:
         """Return when the batch is full, or has waited for as long as it may."""
         taken, until = self._taken, self._clock.monotonic() + self._wait_s
         while len(taken) < self._size and (left := until - self._clock.monotonic()) > 0:
-            more = asyncio.ensure_future(self._receive(self._size - len(taken)))
+            more = asyncio.ensure_future(self._take_more(self._size - len(taken)))
             timer = asyncio.ensure_future(self._clock.sleep(left))
             try:
                 await asyncio.wait((more, timer), return_when=asyncio.FIRST_COMPLETED)
@@ -93,49 +92,92 @@ class BatchLane(Lane):
                 timer.cancel()
                 more.cancel()
                 await asyncio.wait((more,))
-                if not more.cancelled() and more.exception() is None:
-                    taken.extend(more.result())
-            if more.cancelled() or more.exception() is not None:  # which the next `receive` tells again
+            if more.cancelled() or not more.result():
                 return
 
-    async def _handle_some(self) -> None:
-        """See what comes first to its end: all that is fresh, or one that is not."""
+    async def _take_more(self, limit: int) -> bool:
+        """In a task of its own, which may end when nobody waits for it: what it got is in the lane then."""
+        try:
+            self._taken.extend(await self._receive(limit))
+        except TransportClosed:  # which the next `receive` tells again
+            return False
+        return True
+
+    async def _handle_some(self) -> bool:
+        """See what comes first to its end: all that is fresh, or one that is not.
+
+        Returns whether the last was dead-lettered: then the circuit may be open, for what comes next.
+        """
         taken = self._taken
         fresh = list(taken)
-        if [delivery.attempt for delivery in fresh].count(1) < len(fresh):
-            fresh = list(itertools.takewhile(_is_fresh, fresh))
+        if self._tried or [delivery.attempt for delivery in fresh].count(1) < len(fresh):
+            fresh = list(itertools.takewhile(self._is_fresh, fresh))
         self._in_hand = len(fresh) or 1
         if fresh:
             failed, scope = await self._handle_batch(fresh)
             if self._abandoned:
-                return
+                return False
             if len(fresh) == len(taken):
                 taken.clear()
             else:
                 for _ in fresh:
                     taken.popleft()
-            await self._handle_failed(failed, scope)
+            is_dead = await self._handle_failed(failed, scope)
         else:
-            await self._handle(taken[0])
-            if not self._abandoned:
-                taken.popleft()
+            is_dead = await self._handle(alone=True)
+            if self._abandoned:
+                return False
         self._in_hand = 0
+        return is_dead
 
-    async def _handle_failed(self, failed: Sequence[tuple[Delivery, Failure]], scope: ProcessScope) -> None:
-        """Try each of them again, alone and in order."""
+    def _is_fresh(self, delivery: Delivery) -> bool:
+        return delivery.attempt == 1 and id(delivery) not in self._tried
+
+    async def _handle_failed(self, failed: Sequence[tuple[Delivery, Failure]], scope: ProcessScope) -> bool:
+        """Try each of them again, alone and in order. Returns whether the last was dead-lettered."""
         taken = self._taken
         taken.extendleft(delivery for delivery, _ in reversed(failed))
         self._in_hand = len(failed)
+        is_dead = False
         for delivery, failure in failed:
+            self._failed_first(delivery.message, failure)
+        for delivery, failure in failed:
+            if is_dead:
+                await self._wait_for_circuit()
             try:
-                await self._handle(delivery, failure, scope)
+                is_dead = await self._try_again(delivery, failure, scope)
             except asyncio.CancelledError:
                 self._statistics.received -= self._in_hand - 1  # the others go back to the queue too
                 raise
             if self._abandoned:
-                return
-            taken.popleft()
+                return False
             self._in_hand -= 1
+        return is_dead
+
+    async def _try_again(self, delivery: Delivery, failure: Failure, scope: ProcessScope) -> bool:
+        """See the first of those taken to its end, alone. Returns whether it was dead-lettered."""
+        failures: list[Attempt] = []
+        self._was_in_batch = bool(failure.batch)
+        try:
+            is_over = await self._recover(delivery, scope, failure, 1, failures)
+        except asyncio.CancelledError:
+            self._goes_back(delivery, 1, failures)
+            raise
+        if is_over:
+            await self._settle(delivery.settle())
+            self._settlements.ended(delivery.message, Ending.DEAD_LETTERED)
+            if not self._abandoned:
+                self._taken.popleft()
+            return True
+        return not self._abandoned and await self._handle(2, scope, failures, alone=True)
+
+    async def _wait_for_circuit(self) -> None:
+        try:
+            self._raise_if_cancelled()
+            await self._circuit.wait(self)
+        except asyncio.CancelledError:
+            self._statistics.received -= self._in_hand  # those that failed and wait go back to the queue
+            raise
 
     async def _handle_batch(
         self, deliveries: Sequence[Delivery]
@@ -158,17 +200,19 @@ class BatchLane(Lane):
                     await forward(self._context, answers, messages)
             except asyncio.CancelledError as error:
                 try:
-                    failure = self._judge_cancellation(error, scope)
+                    failure = replace(self._judge_cancellation(error, scope), batch=next(_NUMBERS))
                 except asyncio.CancelledError:
                     self._statistics.received -= count  # they go back to the queue
                     raise
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (plugin code may raise anything)
-                failure = failure_of(error)
+            except BaseException as error:  # noqa: BLE001  (plugin code may raise anything)
+                failure = replace(failure_of(error), batch=next(_NUMBERS))
                 scope.fail(error)
             finally:
                 self._busy_since = 0.0
                 self._ended = monotonic()
-                self._statistics.took(self._ended - began)
+                self._statistics.recent.append(self._ended - began)
+                if self._made.counts:
+                    self._made.end(*(message.id for message in messages))
             if failure is None:
                 ended, endings, failed = self._count(deliveries, answers)
                 if failed:
@@ -177,12 +221,35 @@ class BatchLane(Lane):
                 others = replace(failure, has_waited=True)
                 failed = [(delivery, others) for delivery in deliveries]
                 ended, endings, failed[0] = [], [], (deliveries[0], failure)
+        message_in_hand.set(
+            None
+        )  # so that they are freed as soon as they are settled, not with the next batch
+        if self._history is not None:
+            for delivery, why in failed:
+                because = why.error_type, why.error
+                self._history.failed(delivery, 1, FAILED, began, self._ended, *because, count)
         if ended:
-            await type(ended[0]).settle_batch(ended)
+            await self._settle_batch(ended, failed)
+            if self._history is not None:
+                outcomes = (RECORDED[ending] for ending in endings)
+                self._history.done_batch(ended, outcomes, began, self._ended, count)
             if self._settlements.open:
                 for delivery, ending in zip(ended, endings, strict=False):
                     self._settlements.ended(delivery.message, ending)
         return failed, scope
+
+    async def _settle_batch(
+        self, ended: Sequence[Delivery], failed: Sequence[tuple[Delivery, Failure]]
+    ) -> None:
+        """Settle those that have ended, which do not go back, whatever happens meanwhile; `failed` do."""
+        await self._shake_off()
+        try:
+            await type(ended[0]).settle_batch(ended)
+        except asyncio.CancelledError:
+            self._statistics.received -= len(failed)
+            for delivery in ended:
+                self._taken.remove(delivery)
+            raise
 
     def _count(
         self, deliveries: Sequence[Delivery], answers: Sequence[Answer]
@@ -233,10 +300,6 @@ def topic_of(topics: Sequence[str], subscriptions: Sequence[str]) -> str:
     return topics[0] if topics.count(topics[0]) == len(topics) else ", ".join(subscriptions)
 
 
-def _is_fresh(delivery: Delivery) -> bool:
-    return delivery.attempt == 1
-
-
 def _destination(forward: tuple[ProcessingStatus, BaseMessage]) -> tuple[str, bool]:
     answer, _ = forward
     return answer.topic, isinstance(answer.message, BaseMessage)
@@ -245,7 +308,7 @@ def _destination(forward: tuple[ProcessingStatus, BaseMessage]) -> tuple[str, bo
 def check_answers(answers: object, count: int) -> None:
     """Raise TypeError unless there is an answer for each message."""
     if not isinstance(answers, list | tuple):
-        raise TypeError(f"process_batch returned {answers!r}, no list of ProcessingStatus")
+        raise TypeError(f"process_batch returned {shown(answers)}, no list of ProcessingStatus")
     if len(answers) != count:
         raise TypeError(f"process_batch returned {len(answers)} answers for {count} messages")
 

@@ -1,6 +1,7 @@
 """Changes to a running host: one at a time for each plugin, and to their end whoever asked for them."""
 
 import asyncio
+import functools
 from collections import defaultdict
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
@@ -37,7 +38,7 @@ class Changes:
         self.begun += 1
         task = asyncio.create_task(self._in_turn(name, change), name=f"{name} change")
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(functools.partial(self._ended, change))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -46,13 +47,11 @@ class Changes:
             raise
 
     async def _in_turn(self, name: str, change: Coroutine[Any, Any, T]) -> T:
-        try:
-            async with self._locks[name]:
-                return await change
-        finally:
-            change.close()  # it may never have begun
+        async with self._locks[name]:
+            return await change
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, change: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:
+        change.close()  # it may never have begun, and neither may the task
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked has it, if they are still there

@@ -15,7 +15,7 @@ from echo_core.runtime.states import PluginState
 _SEVERAL: Final = 3
 """Messages that must have failed, so that it is not they that are at fault."""
 TRIALS_OF_A_RUN_THAT_ENDS: Final = 4
-"""A run that must end holds for so many trials, and then lets messages fail."""
+"""A run that must end holds for so many trials in each outage, and then lets messages fail."""
 
 
 class Circuit:
@@ -38,7 +38,9 @@ class Circuit:
         self._limit = 0 if is_judged else delivery.circuit_failures
         self._wait_s = delivery.circuit_open_ms / 1_000
         self._longest_s = delivery.circuit_open_max_ms / 1_000
-        self._trials_left = TRIALS_OF_A_RUN_THAT_ENDS if must_end else -1
+        self._trials_in_all = TRIALS_OF_A_RUN_THAT_ENDS if must_end else -1
+        self._trials_left = self._trials_in_all
+        """Of this outage. None: it lasts too long for a run that must end; negative: as many as it takes."""
         self._in_a_row = 0
         self._message_ids: set[str] = set()
         self._done = 0
@@ -47,6 +49,11 @@ class Circuit:
         self._trials = 0
         self._due = 0.0
         self._waiting: deque[tuple[object, asyncio.Future[None]]] = deque()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds messages back; only then there is something to `look` for from time to time."""
+        return self._is_open
 
     def failed(self, lane: object, message_id: str, error: str) -> None:
         """An attempt of the lane failed, and not because the plugin judged the message."""
@@ -65,7 +72,7 @@ class Circuit:
 
     def judged(self) -> None:
         """The plugin answered that it will not have a message: it works."""
-        self._close()
+        self._works()
 
     def _open(self, error: str) -> None:
         """Hold the queue, or hold it on after a trial that failed."""
@@ -87,7 +94,7 @@ class Circuit:
         done = statistics.processed + statistics.filtered
         if done != self._done:
             self._done = done
-            self._close()
+            self._works()
         elif self._is_open and self._trial is None and self._clock.monotonic() >= self._due:
             self._let_one_try()
 
@@ -98,6 +105,11 @@ class Circuit:
                 self._trial = lane
                 go_on.set_result(None)
                 return
+
+    def _works(self) -> None:
+        """The outage is over, if there was one; the next one is another one."""
+        self._trials_left = self._trials_in_all
+        self._close()
 
     def _close(self) -> None:
         self._in_a_row = 0

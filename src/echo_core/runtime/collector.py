@@ -17,11 +17,12 @@ def patient_collector() -> Iterator[None]:
     Messages are freed by their reference counts; cycles are what it is for, and plugins make few. A full
     collection that looks through all modules takes 20 to 30 ms, in which nothing moves.
     """
-    before = gc.get_threshold()
+    before, is_frozen = gc.get_threshold(), gc.get_freeze_count() > 0
     gc.freeze()
     gc.set_threshold(_YOUNG, _OLDER, _OLDER)
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not is_frozen:  # else somebody else wants it so
+            gc.unfreeze()

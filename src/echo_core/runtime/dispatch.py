@@ -12,6 +12,7 @@ from typing import Final
 
 from echo_core.errors import TransportClosed
 from echo_core.manifest import Delivery as DeliverySettings
+from echo_core.runtime import stacks
 from echo_core.runtime.batch import BatchLane
 from echo_core.runtime.circuit import Circuit
 from echo_core.runtime.clock import Clock
@@ -19,15 +20,17 @@ from echo_core.runtime.context import HostContext
 from echo_core.runtime.dead_letters import DeadLetter, DeadLetterStore
 from echo_core.runtime.lane import BATCH, Lane, Receive, dead_letter
 from echo_core.runtime.lanes import Backlog, Sorter
+from echo_core.runtime.message_history.recorder import Recorder
+from echo_core.runtime.message_history.records import DEAD_LETTERED
 from echo_core.runtime.progress import Progress
 from echo_core.runtime.settings import HostSettings
 from echo_core.runtime.settlement import Settlements
 from echo_core.runtime.shedding import Shedder
 from echo_core.runtime.slot import PluginSlot
-from echo_core.runtime.turn import Turn
 from echo_core.runtime.watchdog import Blocked, Watchdog
 from echo_core.settlement import Ending
 from echo_core.transports.base import Bounds, Delivery, Subscription, Transport
+from echo_core.transports.turn import Turn
 
 GRACE_S: Final = 1.0
 """How long what was cancelled may take to end before it is left behind."""
@@ -36,6 +39,8 @@ _BLAMED_S: Final = 60.0
 _HERE: Final = str(Path(__file__).parent)
 _TICK_S: Final = 0.05
 """How often handlers are held against their deadlines."""
+_LOOKED_AT: Final = 50
+"""Plugins that are asked at each tick whether they get on; where there are more, each has its turn."""
 
 
 @dataclass(slots=True)
@@ -49,6 +54,13 @@ class _Feeding:
     circuit: Circuit | None = None
     progress: Progress | None = None
 
+    def cancel(self) -> None:
+        """End all of it now."""
+        for lane in self.lanes:
+            lane.is_cancelled = True
+        for worker in self.workers:
+            worker.cancel()
+
 
 class _Nowhere(DeadLetterStore):
     """For copies: what becomes of them is nobody's loss."""
@@ -56,18 +68,24 @@ class _Nowhere(DeadLetterStore):
     def __init__(self) -> None:
         super().__init__(Path(os.devnull))
 
-    def add(self, letters: Sequence[DeadLetter]) -> None:
+    def add(self, letters: Sequence[DeadLetter], *, once: bool = False) -> None:
         """Let them go."""
 
 
 class Dispatcher:
     """The lanes of all plugins of one host."""
 
-    def __init__(self, transport: Transport, dead_letters: DeadLetterStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        dead_letters: DeadLetterStore,
+        clock: Clock,
+        history: Recorder | None = None,
+    ) -> None:
         self._transport = transport
+        self._history = history
         self._dead_letters = dead_letters
         self._clock = clock
-        self.turn = Turn()
         self.settlements = Settlements()
         self.bounds = Bounds()
         """What the transport was told to keep within; the lanes keep within it too."""
@@ -75,9 +93,17 @@ class Dispatcher:
         self.blocked_after_s = HostSettings().blocked_after_s
         self.stalled_after_s = HostSettings().stalled_after_s
         self.must_end = False
-        """Whether the run is to end by itself, and so no circuit may hold messages for ever."""
+        """Whether the run is to end by itself, and so nothing may hold messages for ever."""
+        self.give_up: Callable[[PluginSlot, str], None] = lambda slot, reason: None
+        """Called in such a run, once, for a plugin whose handler does not let itself be ended, and why."""
         self._blockers: dict[PluginSlot, tuple[str, float]] = {}
         self._feeding: dict[PluginSlot, _Feeding] = {}
+        self._ticks = 0
+
+    @property
+    def turn(self) -> Turn:
+        """How the lanes share the event loop with all else."""
+        return Turn.of_running_loop()
 
     def collect(self, slot: PluginSlot) -> None:
         """Subscribe the plugin: messages wait for it from now on."""
@@ -87,6 +113,8 @@ class Dispatcher:
             slot.subscription = self._transport.subscribe(
                 slot.name, slot.manifest.subscriptions, queue_limit=slot.manifest.delivery.queue_limit
             )
+            if self._history is not None:
+                self._history.subscribed(slot.subscription, slot.name, slot.manifest.subscriptions)
 
     def follow(self, slot: PluginSlot) -> None:
         """Follow the messages of a source that wants to know how they end; without effect on others."""
@@ -113,11 +141,13 @@ class Dispatcher:
         *,
         stage: Sorter | None = None,
         apart: bool = False,
+        in_flight: int | None = None,
     ) -> None:
         """Open the plugin's lanes on its subscription, after what rests from before; or on `receive` alone.
 
         `stage` is what fills `receive`, and lives as long as the lanes. `lost` hears of an error of ours that
-        ended one of them. `apart`: what they get are copies, of which nothing is kept.
+        ended one of them. `apart`: what they get are copies, of which nothing is kept. `in_flight`: how many
+        are taken and not ended, at most, if that is less than the manifest's `delivery.max_in_flight`.
         """
         assert slot.manifest is not None
         is_on_trial = receive is not None
@@ -134,16 +164,18 @@ class Dispatcher:
             stages.append((stage, asyncio.create_task(stage.run(), name=f"{slot.name} splitter")))
         if delivery.when_full != "wait":
             oldest = delivery.when_full == "shed_oldest"
-            shedder = Shedder(slot, receive, settlements, limit=limit, oldest=oldest)
+            history = None if apart else context.history
+            shedder = Shedder(slot, receive, settlements, limit=limit, oldest=oldest, history=history)
             receive, limit = shedder.receive, delivery.lanes
             stages.append((shedder, asyncio.create_task(shedder.run(), name=f"{slot.name} shedder")))
         # Half of what may be in flight waits in front of the lanes, where there is a sorter.
         is_sorted = delivery.lanes > 1 and bool(delivery.ordering_key) and delivery.max_in_flight > 1
-        most = delivery.max_in_flight // 2 if is_sorted else delivery.max_in_flight
+        in_flight = min(in_flight or delivery.max_in_flight, delivery.max_in_flight)
+        most = in_flight // 2 if is_sorted else in_flight
         count = min(delivery.lanes, most)
         receivers: Sequence[Receive] = [receive] * count
         if is_sorted:
-            sorter = Sorter(receive, delivery.ordering_key, count, min(limit, delivery.max_in_flight - most))
+            sorter = Sorter(receive, delivery.ordering_key, count, min(limit, in_flight - most))
             receivers = sorter.receivers
             stages.append((sorter, asyncio.create_task(sorter.run(), name=f"{slot.name} sorter")))
         batch = min(_taken_at_a_time(delivery, limit), most // count)
@@ -162,6 +194,7 @@ class Dispatcher:
                 circuit,
                 number=number,
                 batch=min(delivery.batch_size, most // count) if in_batches else batch,
+                is_recorded=not apart,
             )
             for number, receive in enumerate(receivers)
         ]
@@ -191,7 +224,9 @@ class Dispatcher:
         return max(1, min(asked, self.bounds.messages // (8 * max(1, len(self._collecting)))))
 
     async def rest(self, slot: PluginSlot, seconds: float) -> None:
-        """Close the plugin's lanes: what is in hand is ended, all else rests until it is fed again.
+        """Close the plugin's lanes: the attempt in hand is ended, all else rests until it is fed again.
+
+        So does a message between two attempts: the next is made as soon as it is fed again.
 
         After `seconds` also what is in hand is cancelled, and rests.
         """
@@ -204,11 +239,10 @@ class Dispatcher:
             task.cancel()
         slot.resting.extendleft(reversed(not_begun))
         _, late = await asyncio.wait(feeding.workers, timeout=seconds)
-        for worker in late:
-            worker.cancel()
         if late:
+            feeding.cancel()
             await asyncio.wait(late, timeout=GRACE_S)
-        del self._feeding[slot]
+        self._feeding.pop(slot, None)
         in_hand = [delivery for lane in feeding.lanes for delivery in lane.abandon()]
         slot.resting.extendleft(reversed(in_hand))
 
@@ -221,13 +255,19 @@ class Dispatcher:
     async def succeed(self, old: PluginSlot, new: PluginSlot) -> None:
         """From one moment on, collect for the new plugin and no longer for the old one."""
         if old.subscription is not None:
-            await old.subscription.close()
+            await self._close(old.subscription)
         self.collect(new)
+
+    async def _close(self, subscription: Subscription) -> None:
+        """Nothing more comes for it."""
+        await subscription.close()
+        if self._history is not None:
+            self._history.unsubscribed(subscription)
 
     async def finish(self, slot: PluginSlot, seconds: float | None = None) -> None:
         """Take nothing new for the plugin, and return when all that it has is ended, or after `seconds`."""
         if slot.subscription is not None:
-            await slot.subscription.close()
+            await self._close(slot.subscription)
         feeding = self._feeding.get(slot)
         if feeding is not None:  # unlike gather, wait leaves them alone when it is cancelled
             await asyncio.wait(feeding.workers, timeout=seconds)
@@ -238,30 +278,51 @@ class Dispatcher:
         Returns how many messages were left. A handler that will not be cancelled is left behind.
         """
         self._collecting.discard(slot)
-        feeding = self._feeding.pop(slot, _Feeding((), ()))
-        for worker in feeding.workers:
-            worker.cancel()
-        if feeding.workers:
-            await asyncio.wait(feeding.workers, timeout=GRACE_S)
-        left = [delivery for lane in feeding.lanes for delivery in lane.abandon()]
-        left += slot.resting
+        await self.rest(slot, 0.0)
+        left = list(slot.resting)
         slot.resting.clear()
         if slot.subscription is not None:
-            await slot.subscription.close()
+            await self._close(slot.subscription)
             left += await _remaining(slot.subscription)
-            if self._transport.capabilities.durable:
-                for delivery in reversed(left):
-                    await delivery.retry()
-                return len(left)
-        if left:
-            letters = [dead_letter(slot, delivery, reason=reason) for delivery in left]
-            slot.statistics.received += len(left)  # unfinished, if they cannot even be kept
-            await asyncio.to_thread(self._dead_letters.add, letters)
-            slot.statistics.dead_lettered += len(left)
-            for delivery in left:
-                await delivery.settle()
-                self.settlements.ended(delivery.message, Ending.DEAD_LETTERED)
+        lost: list[Delivery] = []
+        for delivery in reversed(left):
+            if slot.subscription is not None and self._transport.keeps(delivery):
+                await delivery.retry()
+            else:
+                lost.append(delivery)
+        await self._dead_letter(slot, lost[::-1], reason)
         return len(left)
+
+    async def _dead_letter(self, slot: PluginSlot, left: Sequence[Delivery], reason: str) -> None:
+        """Keep what nobody else keeps."""
+        if not left:
+            return
+        tried = {key: tuple(each.attempts) for key, each in slot.tried.items()}
+        letters = [
+            dead_letter(slot, delivery, reason=reason, attempts=tried.get(id(delivery), ()))
+            for delivery in left
+        ]
+        slot.statistics.received += len(left)  # unfinished, if they cannot even be kept
+        writing = asyncio.create_task(asyncio.to_thread(self._dead_letters.add, letters))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:  # it cannot be called back: what follows must follow
+            await asyncio.wait([writing])
+            writing.result()
+        slot.statistics.dead_lettered += len(left)
+        for delivery in left:
+            await delivery.settle()
+            self.settlements.ended(delivery.message, Ending.DEAD_LETTERED)
+        if self._history is not None:
+            history, now = self._history.of(slot.name, slot.version), time.monotonic()
+            for delivery in left:
+                history.failed(delivery, delivery.attempt, DEAD_LETTERED, now, now, "", reason)
+
+    def let_go(self) -> None:
+        """The host is at its end: whoever cancels a lane that is left, ends it."""
+        for feeding in self._feeding.values():
+            for lane in feeding.lanes:
+                lane.is_cancelled = True
 
     async def watch(self) -> None:
         """Hold the deadlines of all handlers, and see what stands still, until cancelled."""
@@ -277,13 +338,25 @@ class Dispatcher:
             watchdog.stop()
 
     def _check(self, now: float) -> None:
-        for feeding in self._feeding.values():
+        feedings = list(self._feeding.values())
+        for feeding in feedings:
             for lane in feeding.lanes:
                 lane.check(now, _TICK_S)
-            if feeding.circuit is not None:
+            if feeding.circuit is not None and feeding.circuit.is_open:
                 feeding.circuit.look()
+        if self.must_end:
+            self._look_for_lost(now)
+        self._ticks += 1
+        parts = 1 + len(feedings) // _LOOKED_AT
+        for feeding in feedings[self._ticks % parts :: parts]:
             if feeding.progress is not None:
                 feeding.progress.look(self._clock.monotonic())
+
+    def _look_for_lost(self, now: float) -> None:
+        for slot, feeding in list(self._feeding.items()):
+            lost = next((lane for lane in feeding.lanes if lane.is_lost(now)), None)
+            if lost is not None and slot.is_live:
+                self.give_up(slot, lost.doing(now))
 
     def _owner_of(self, frames: Sequence[FrameType]) -> PluginSlot | None:
         """The plugin that a stack of the loop's thread belongs to, by where it began, or by its code."""
@@ -293,7 +366,7 @@ class Dispatcher:
                 if isinstance(slot, PluginSlot):
                     return slot
         packages = {type(slot.plugin).__module__.partition(".")[0]: slot for slot in list(self._feeding)}
-        for frame in reversed(frames):
+        for frame in reversed(stacks.own_frames(frames)):
             slot = packages.get(frame.f_globals.get("__name__", "").partition(".")[0])
             if slot is not None:
                 return slot

@@ -6,38 +6,48 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from common_telemetry import TelemetryContext
-from echo_core.errors import EchoCoreError
+from echo_core.errors import EchoCoreError, HostStopping, NotFound
 from echo_core.manifest import Manifest
 from echo_core.plugin import Plugin
 from echo_core.roles import Source
 from echo_core.runtime.activation import Activation
 from echo_core.runtime.changes import Changes
+from echo_core.runtime.checkpoints import CheckpointStore
 from echo_core.runtime.clock import Clock, SystemClock
 from echo_core.runtime.config import effective_config
-from echo_core.runtime.context import FollowedSourceContext, HostContext, SourceContext
+from echo_core.runtime.context import HostContext
 from echo_core.runtime.dead_letters import DeadLetterError, DeadLetterStore
+from echo_core.runtime.dead_letters.measuring import DepthMeter
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.history import History
+from echo_core.runtime.message_history.recorder import Recorder
+from echo_core.runtime.message_history.replay import Again, Replayed, send
 from echo_core.runtime.offer import Offer
 from echo_core.runtime.order import upstream_first
+from echo_core.runtime.presence import Presence
 from echo_core.runtime.replay import Replayer
 from echo_core.runtime.roster import Roster
 from echo_core.runtime.settings import Settings
 from echo_core.runtime.settlement import Followed
 from echo_core.runtime.slot import PluginEvent, PluginSlot
+from echo_core.runtime.source_context import SourceContext
+from echo_core.runtime.source_progress import Progresses
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import HostSnapshot, PluginSnapshot
 from echo_core.runtime.supervisor import Supervisor
 from echo_core.runtime.upgrade.plan import Plan
 from echo_core.runtime.upgrade.trials import Trials
 from echo_core.transports.base import Transport
+from echo_core.transports.urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
+_CHECKED_AT_ONCE: Final = 20
+"""Health checks that begin in one round of the event loop: a thousand would hold up all else."""
 _POLITE: Final = 0.75
 """Share of the stop's deadline in which what is under way may end by itself."""
 _TELLING: Final = 0.5
@@ -59,18 +69,27 @@ class Host:
         transport: Transport,
         telemetry: TelemetryContext,
         dead_letters: DeadLetterStore,
+        checkpoints: CheckpointStore | None = None,
+        message_history: Recorder | None = None,
         clock: Clock | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        """Without `checkpoints`, sources keep their state for as long as the host lives.
+
+        `message_history` records what becomes of messages, and is the caller's to start and to close.
+        """
         self._settings = settings
         self._transport = transport
         self._telemetry = telemetry
         self._dead_letters = dead_letters
+        self._progresses = Progresses(checkpoints)
         self._replayer = Replayer(dead_letters, transport)
         self._clock = clock or SystemClock()
         self._environ = environ
-        self._dispatcher = Dispatcher(transport, dead_letters, self._clock)
+        self.message_history = message_history
+        self._dispatcher = Dispatcher(transport, dead_letters, self._clock, message_history)
         self._roster = Roster()
+        self._depths = DepthMeter(dead_letters, telemetry, self._clock, self._roster.names)
         self._changes = Changes()
         self._activation = Activation(self._roster, self._dispatcher, settings.host, self._supervise)
         self.trials = Trials(self._activation, self._dispatcher, self._changes, settings.host.drain_timeout_s)
@@ -78,11 +97,14 @@ class Host:
         self._refused: dict[PluginSlot, EchoCoreError] = {}
         self.history = History()
         """Every move of a plugin from state to state, as far back as there is room."""
+        self.presence = Presence(transport, self.snapshot, settings.host.local)
+        """The hosts that share the transport."""
         self._listeners: list[Callable[[PluginEvent], None]] = [self.history.record]
         self._started = asyncio.Event()
         self._stop = asyncio.Event()
         self._abort = asyncio.Event()
         self._began = time.monotonic()
+        self._giving_up: set[asyncio.Task[None]] = set()
 
     def add(
         self,
@@ -112,6 +134,7 @@ class Host:
         before `started` and after a stop was requested.
         """
         await self._change_untried(offer.manifest.name, lambda: self._activation.activate(offer))
+        self.trials.forget(offer.manifest.name)
 
     async def upgrade(self, offer: Offer, plan: Plan) -> None:
         """Let this version take the place of the one that runs, as planned.
@@ -126,6 +149,7 @@ class Host:
         if plan.strategy in ("graceful", "immediate"):
             drain_s = 0.0 if plan.strategy == "immediate" else None
             await self._change_untried(name, lambda: self._activation.activate(offer, drain_s=drain_s))
+            self.trials.forget(name)
         else:
             await self._change_untried(name, lambda: self.trials.begin(offer, plan))
 
@@ -134,7 +158,7 @@ class Host:
         await self._changes.make(name, self.trials.deal(name, percent))
 
     async def switch(self, name: str) -> None:
-        """blue_green: let the other version have all. Raises `ChangeRefused`, `HostStopping`."""
+        """blue-green: let the other version have all. Raises `ChangeRefused`, `HostStopping`."""
         await self._changes.make(name, self.trials.switch(name))
 
     async def promote(self, name: str) -> None:
@@ -197,8 +221,9 @@ class Host:
             report=self._report,
         )
 
-    def _make_context(self, slot: PluginSlot, manifest: Manifest) -> HostContext:
-        kind = self._kind_of_context(slot, manifest)
+    async def _make_context(self, slot: PluginSlot, manifest: Manifest) -> HostContext:
+        kind = await self._kind_of_context(slot, manifest)
+        recorder = self.message_history
         return kind(
             manifest,
             effective_config(manifest, self._settings, self._environ),
@@ -207,28 +232,36 @@ class Host:
             telemetry=self._telemetry,
             statistics=slot.statistics,
             threads=slot.threads,
+            history=None if recorder is None else recorder.of(slot.name, slot.version),
         )
 
-    def _kind_of_context(self, slot: PluginSlot, manifest: Manifest) -> Callable[..., HostContext]:
+    async def _kind_of_context(self, slot: PluginSlot, manifest: Manifest) -> Callable[..., HostContext]:
         source = slot.plugin
         if not isinstance(source, Source):
             return HostContext
-        if not source.is_told_of_settlement():
-            return functools.partial(SourceContext, turn=self._dispatcher.turn)
         followed = Followed(
             slot.name,
-            source.tell,
+            source.tell if source.is_told_of_settlement() else None,
             manifest.delivery.queue_limit,
             manifest.timeouts.message_ms / 1_000,
             degrade=slot.degrade,
             recover=slot.recover,
         )
-        slot.followed = followed
+        if followed.is_told:
+            slot.followed = followed
+
+        def follow() -> None:
+            slot.followed = followed
+            self._dispatcher.follow(slot)
+
         return functools.partial(
-            FollowedSourceContext,
+            SourceContext,
             turn=self._dispatcher.turn,
             settlements=self._dispatcher.settlements,
             followed=followed,
+            progress=await self._progresses.open(slot.name),
+            progresses=self._progresses,
+            follow=follow,
         )
 
     def events(self, callback: Callable[[PluginEvent], None]) -> None:
@@ -248,10 +281,34 @@ class Host:
         slot = self._roster.named(name)
         return slot.snapshot() if slot is not None else None
 
+    def missing(self, name: str) -> NotFound:
+        """The error for a name that no plugin goes by."""
+        return self._roster.missing(name)
+
+    @property
+    def transport_name(self) -> str:
+        """The transport's URL, without what is secret in it."""
+        return without_secrets(self._settings.host.transport)
+
+    async def send_again(self, messages: Sequence[Again]) -> Replayed:
+        """Send messages of the history again; raises `HostStopping`, `TransportError`."""
+        if not self.is_steady:
+            raise HostStopping("the host is starting or stopping", fix="try again when it runs")
+        return await send(messages, self._transport, self.message_history)
+
+    def trouble(self) -> str:
+        """What keeps the transport from working at this moment; empty when nothing does."""
+        return self._transport.trouble()
+
     @property
     def is_steady(self) -> bool:
         """Whether it has started, and was not told to stop."""
         return self._started.is_set() and not self._stop.is_set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
 
     def request_stop(self) -> None:
         """Stop in good order; returns at once. For a signal handler on the loop."""
@@ -267,17 +324,26 @@ class Host:
 
         Returns the final numbers. Raises `TransportError` when the transport cannot be opened.
         """
+        try:
+            return await self._run(until_idle=until_idle)
+        finally:
+            self._dispatcher.let_go()
+
+    async def _run(self, *, until_idle: bool) -> HostSnapshot:
         self._began = time.monotonic()
         self._transport.limit(self._settings.host.bounds)
         self._dispatcher.bounds = self._settings.host.bounds
         self._dispatcher.blocked_after_s = self._settings.host.blocked_after_s
         self._dispatcher.stalled_after_s = self._settings.host.stalled_after_s
         self._dispatcher.must_end = until_idle
+        self._dispatcher.give_up = self._give_up
         await self._transport.open()
         watch = asyncio.create_task(self._dispatcher.watch(), name="deadlines")
         health = asyncio.create_task(self._check_health(), name="health checks")
-        replays = asyncio.create_task(self._replayer.watch(), name="replays")
+        replays = asyncio.create_task(self._replay(), name="replays")
+        depths = asyncio.create_task(self._depths.watch(), name="dead letters")
         trials = asyncio.create_task(self.trials.watch(), name="trials")
+        presence = asyncio.create_task(self.presence.watch(), name="presence")
         try:
             await self._unless_stopped(self._start())
             await self._unless_stopped(self._idle() if until_idle else asyncio.Event().wait())
@@ -287,8 +353,11 @@ class Host:
             await self.trials.end()
             await _cancelled(health)
             await _cancelled(replays)
+            await _cancelled(depths)
             await self._shut_down()
             await _cancelled(watch)
+            await _cancelled(presence)
+            await self._progresses.close()
             await self._transport.close()
             self._dead_letters.close()
         return self.snapshot()
@@ -297,15 +366,22 @@ class Host:
         for slot, error in self._refused.items():
             slot.move_to(PluginState.FAILED, str(error))
         supervisors = self._roster.supervisors()
+        turn = self._dispatcher.turn  # so that what else there is to do has its turn after each
         for supervisor in supervisors:
             await supervisor.load()
+            await turn.give()
         loaded = [s for s in supervisors if s.slot.state is PluginState.LOADING]
         for supervisor in loaded:
             self._dispatcher.collect(supervisor.slot)
             self._dispatcher.follow(supervisor.slot)
-        await asyncio.gather(*(supervisor.init() for supervisor in loaded))
+            await turn.give()
+        async with asyncio.TaskGroup() as inits:
+            for supervisor in loaded:
+                inits.create_task(supervisor.init())
+                await asyncio.sleep(0)  # it begins, before the next is made
         for supervisor in loaded:
             await self._activation.open(supervisor)
+            await turn.give()
         for supervisor in loaded:
             if supervisor.slot.is_source and supervisor.slot.is_live:
                 supervisor.start_source()
@@ -328,15 +404,36 @@ class Host:
             await self._transport.wait_until_settled()
             await self._told()
 
+    def _give_up(self, slot: PluginSlot, reason: str) -> None:
+        """The plugin would keep a run that is to end from ending: it gets nothing more, and that is kept."""
+        slot.move_to(PluginState.FAILED, reason)
+
+        async def withdraw() -> None:
+            with contextlib.suppress(HostStopping):
+                await self._changes.make(slot.name, self._activation.withdraw(slot, reason))
+
+        task = asyncio.create_task(withdraw(), name=f"{slot.name} is given up")
+        self._giving_up.add(task)
+        task.add_done_callback(self._giving_up.discard)
+
     async def _told(self) -> None:
         """Return when every source has been told of all that has ended."""
         followed = [slot.followed for slot in self._roster.slots() if slot.followed is not None]
         await asyncio.gather(*(source.wait_until_told() for source in followed))
 
+    async def _replay(self) -> None:
+        """Not before the plugins are there: what nobody subscribes to is refused."""
+        await self._started.wait()
+        await self._replayer.watch()
+
     async def _check_health(self) -> None:
         while True:
             await self._clock.sleep(self._settings.host.health_interval_s)
-            await asyncio.gather(*(s.check_health() for s in self._roster.supervisors()))
+            async with asyncio.TaskGroup() as checks:
+                for number, supervisor in enumerate(self._roster.supervisors(), 1):
+                    checks.create_task(supervisor.check_health())
+                    if not number % _CHECKED_AT_ONCE:
+                        await asyncio.sleep(0)
 
     async def _shut_down(self) -> None:
         """The stop: politely for three quarters of the deadline, firmly for the rest."""
@@ -367,7 +464,7 @@ class Host:
         await self._patiently(self._dispatcher.finish(slot), polite)
         await self._activation.withdraw(slot, "the host stopped before the plugin could handle it")
         seconds = 0.1 if self._abort.is_set() else max(0.1, deadline - time.monotonic())
-        await supervisor.shut_down(seconds)
+        await supervisor.shut_down(seconds, "the host stops")
 
     async def _patiently(self, work: Coroutine[Any, Any, None], until: float) -> None:
         """Wait for the work until that moment, or until `abort`."""

@@ -8,26 +8,13 @@ import asyncio
 import contextlib
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from echo_core.errors import TransportClosed
-from echo_core.message import BaseMessage
+from echo_core.message import key_of
 from echo_core.runtime.lane import BATCH, Receive
 from echo_core.transports.base import Delivery
-
-
-def key_of(path: str) -> Callable[[BaseMessage], str]:
-    """A function that reads the key at `path` (`source`, or `data.a.b`) as text; a missing one is empty."""
-    first, *rest = path.split(".")
-
-    def read(message: BaseMessage) -> str:
-        value: Any = getattr(message, first)
-        for part in rest:
-            value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
-        return "" if value is None else str(value)
-
-    return read
 
 
 class Backlog:

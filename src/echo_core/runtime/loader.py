@@ -133,6 +133,7 @@ def _failure(library: Library, site: Path, what: str, error: BaseException) -> P
     reason = traceback.format_exception_only(error)[-1].strip()
     fix = ""
     if isinstance(error, Undeclared):
+        reason = f"ModuleNotFoundError: {error}"
         fix = f"add the distribution of {error.name!r} to dependencies in pyproject.toml, and build again"
     return _error(library, what, where=places[-1] if places else "", why="\n".join([reason, *tail]), fix=fix)
 

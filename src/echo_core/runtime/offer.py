@@ -9,8 +9,10 @@ from echo_core.plugin import Plugin
 from echo_core.runtime.isolation.keeper import spec_of
 from echo_core.runtime.isolation.limits import IN_PROCESS, tier_of
 from echo_core.runtime.isolation.plugin import RemotePlugin
+from echo_core.runtime.libraries.compiled import check_host
 from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.libraries.store import Store
+from echo_core.runtime.libraries.wheel import read_wheel
 from echo_core.runtime.loader import LoadedPlugin, load
 from echo_core.runtime.settings import Settings
 
@@ -61,6 +63,15 @@ def offer_of(library: Library, store: Store) -> Offer:
         library=library,
         store=store,
     )
+
+
+def check_beside_host(library: Library, settings: Settings) -> None:
+    """Raise `PluginLoadError` if the plugin carries a compiled package that cannot be in the host's process.
+
+    Nothing is wrong with one that is to have a process of its own.
+    """
+    if tier_of(library.manifest, settings.isolation) == IN_PROCESS:
+        check_host(library.name, [read_wheel(library.path / name) for name in library.wheels])
 
 
 class _FromLibrary:

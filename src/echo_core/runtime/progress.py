@@ -35,6 +35,8 @@ class Progress:
             self._ended, self._since = ended, now
             if deaf is None:
                 slot.resume(PluginState.STALLED)
+        if slot.state is PluginState.CIRCUIT_OPEN and deaf is not None:
+            slot.hold(f"its trial does not end: {deaf.doing(now)}")
         if slot.state not in _MOVABLE:
             return
         if deaf is not None:
@@ -46,5 +48,4 @@ class Progress:
 
     def _backlog(self) -> int:
         """What waits, and what is in a handler's hands; not what waits for its next attempt."""
-        snapshot = self._slot.snapshot()
-        return snapshot.queue + sum(lane.is_busy for lane in self._lanes)
+        return self._slot.queued() + sum(lane.is_busy for lane in self._lanes)

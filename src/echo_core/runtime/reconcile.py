@@ -8,10 +8,12 @@ import asyncio
 import importlib
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from common_telemetry.attributes import PLUGIN_NAME
 from echo_core.errors import ChangeRefused, EchoCoreError, HostStopping, NotFound
 from echo_core.runtime.host import Host
 from echo_core.runtime.libraries.files import replace_link
@@ -52,6 +54,8 @@ class Reconciler:
         self._refusals = {entry.name: entry.error for entry in known if entry.error is not None}
         self._running = {entry.name: entry.library for entry in known if entry.library is not None}
         self._on_trial: dict[str, Library] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Of each plugin. Else a link that was read before a change would be obeyed after it, and undo it."""
         host.trials.on_promoted = self._promoted
 
     def refusals(self) -> Mapping[str, EchoCoreError]:
@@ -95,27 +99,35 @@ class Reconciler:
         Raises what `Host.activate` raises, and `ChangeRefused` for a plugin that is not this host's.
         """
         self._check(library.name)
-        before = self._host.plugin(library.name)
-        try:
-            changed = await self._run(library)
-        except EchoCoreError:
-            if before is None:
-                await self._stop(library.name)
-            raise
-        changed |= enable(self._workspace, library)
-        self._refusals.pop(library.name, None)
-        return changed
+        async with self._turns[library.name]:
+            before = self._host.plugin(library.name)
+            try:
+                changed = await self._run(library)
+            except EchoCoreError:
+                if before is None:
+                    await self._stop(library.name)
+                raise
+            changed |= enable(self._workspace, library)
+            self._refusals.pop(library.name, None)
+            return changed
 
     async def upgrade(self, library: Library, plan: Plan) -> None:
         """Let the library take the place of what runs, as planned; it is enabled when it has done so.
 
         Raises what `Host.upgrade` raises, and `ChangeRefused` for a plugin that is not this host's.
         """
+        self._check(library.name)
+        async with self._turns[library.name]:
+            await self._upgrade(library, plan)
+
+    async def _upgrade(self, library: Library, plan: Plan) -> None:
         name = library.name
-        self._check(name)
         running = self._host.plugin(name)
         if running is not None and running.digest == library.digest:
-            raise ChangeRefused(f"{name} {library.version} is what runs", fix=f"echo-core build {name}")
+            raise ChangeRefused(
+                f"{name} {library.version} is what runs",
+                fix=f'raise "version" in its manifest.json, then echo-core build {name}',
+            )
         await self._host.upgrade(offer_of(library, self._store), plan)
         if self._host.trials.status(name) is not None:
             self._on_trial[name] = library
@@ -130,14 +142,18 @@ class Reconciler:
         Raises `ChangeRefused` where none is known, and what `upgrade` raises.
         """
         self._check(name)
-        if self._host.trials.status(name) is not None:
-            await self._host.send_back(name)
-            return
-        link = self._previous(name)
-        if not link.is_symlink():
-            raise ChangeRefused(f"no version of {name} is known to have run before this one")
-        library = await asyncio.to_thread(_read_linked, link)
-        await self.upgrade(library, Plan())
+        async with self._turns[name]:
+            if self._host.trials.status(name) is not None:
+                await self._host.send_back(name)
+                return
+            link = self._previous(name)
+            if not link.is_symlink():
+                raise ChangeRefused(
+                    f"no version of {name} is known to have run before this one",
+                    fix=f"echo-core list shows what there is, echo-core upgrade {name} VERSION runs it",
+                )
+            library = await asyncio.to_thread(_read_linked, link)
+            await self._upgrade(library, Plan())
 
     def _promoted(self, name: str) -> None:
         """A trial ended well."""
@@ -161,11 +177,16 @@ class Reconciler:
     async def deactivate(self, name: str) -> bool:
         """Disable the plugin, drain it and take it down; whether anything had to be done."""
         self._check(name)
-        changed = disable(self._workspace, name)
-        self._refusals.pop(name, None)
-        return await self._stop(name) or changed
+        async with self._turns[name]:
+            changed = disable(self._workspace, name)
+            self._refusals.pop(name, None)
+            return await self._stop(name) or changed
 
     async def _grant(self, name: str) -> None:
+        async with self._turns[name]:
+            await self._obey(name)
+
+    async def _obey(self, name: str) -> None:
         try:
             entry = await asyncio.to_thread(read_enabled, self._workspace, name)
             if entry is None:
@@ -178,7 +199,8 @@ class Reconciler:
             return
         except EchoCoreError as error:
             self._refusals[name] = error
-            logger.warning("%s is enabled, and what runs is as before: %s", name, error)
+            about = {PLUGIN_NAME: name}
+            logger.warning("%s is enabled, and what runs is as before: %s", name, error, extra=about)
         else:
             self._refusals.pop(name, None)
 

@@ -77,11 +77,18 @@ def find_library(
             library = read_library(entry.path)
             _check_place(library, name, entry.version, build_type)
             return library
+    others = [
+        kind
+        for kind in BUILD_TYPES
+        for entry in available(workspace, kind)
+        if entry.name == name and version in (None, entry.version)
+    ]
     raise NotFound(
         f"{name} has no {build_type} library" + (f" of version {version}" if version else ""),
         where=str(workspace.libraries(build_type)),
         why=f"there is: {', '.join(entry.version for entry in built) or 'none'}",
-        fix=f"echo-core build {name} {build_type}",
+        fix=f"echo-core build {name} {build_type}"
+        + (f"; or say {others[0]}: there is a {others[0]} library" if others else ""),
     )
 
 

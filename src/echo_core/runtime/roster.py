@@ -1,8 +1,10 @@
 """Which plugins a host has: those that are there, and the accounts of those that went."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TypeAlias
 
+from echo_core.errors import NotFound
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.statistics import PluginSnapshot
 from echo_core.runtime.supervisor import Supervisor
@@ -31,7 +33,7 @@ class Roster:
         heirs = [other for other in (*self._supervisors, *self._past.values()) if _version(other) == version]
         if heirs:
             heirs[0].statistics.absorb(account)
-        elif account.received or account.published or account.shed:
+        elif account.received or account.failed_attempts or account.published or account.shed:
             self._past[version] = slot
 
     def slots(self) -> Sequence[PluginSlot]:
@@ -49,6 +51,16 @@ class Roster:
     def named(self, name: str) -> PluginSlot | None:
         """The slot that goes by the name: the first of them, while a change is under way."""
         return next((slot for slot in self._supervisors if slot.name == name), None)
+
+    def names(self) -> set[str]:
+        """Of all that are there."""
+        return {slot.name for slot in self._supervisors}
+
+    def missing(self, name: str) -> NotFound:
+        """The error for a name that is none of theirs."""
+        near = get_close_matches(name, self.names(), n=1)
+        fix = f"did you mean {near[0]!r}?" if near else "echo-core status shows what runs"
+        return NotFound(f"no plugin {name!r} runs", fix=fix)
 
     def snapshot(self) -> tuple[PluginSnapshot, ...]:
         """The numbers of all, with those that went at the end."""

@@ -6,13 +6,15 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from echo_core.errors import SettingsError
+from echo_core.errors import SettingsError, TopicError
+from echo_core.topics import TopicPattern
 from echo_core.transports.base import Bounds
 from echo_core.workspace import Workspace
 
 Tier: TypeAlias = Literal["in_process", "process"]
 Memory: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 _LEAST_MB: Final = 64
+Processes: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -20,6 +22,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The `[host]` table. Durations are seconds, above 0."""
 
     transport: str = "memory://"
+    local: tuple[str, ...] = ()
+    """Patterns of topics that stay in the memory of this process, whatever the transport."""
     health_interval_s: float = 10.0
     """Time between two health checks of a plugin."""
     shutdown_timeout_s: float = 20.0
@@ -53,6 +57,11 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         for name in ("max_in_flight_messages", "max_in_flight_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected a number above 0, got {getattr(self, name)} - at `{name}`")
+        for pattern in self.local:
+            try:
+                TopicPattern(pattern)
+            except TopicError as error:
+                raise ValueError(f"{error.what}: {error.why} - at `local`") from None
 
     @property
     def bounds(self) -> Bounds:
@@ -66,6 +75,8 @@ class PluginIsolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     tier: Tier = "in_process"
     memory_mb: Memory | None = None
     block_s: Seconds | None = None
+    processes: Processes | None = None
+    spare: bool | None = None
     environment: tuple[str, ...] = ()
     """Variables of the host's environment that the plugin sees."""
 
@@ -78,6 +89,10 @@ class IsolationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Resident memory that a plugin's own process may hold, in MiB; 0: no limit."""
     block_s: Seconds = 10.0
     """How long a handler may block the event loop of the plugin's own process before that is killed."""
+    processes: Processes = 256
+    """How many processes a plugin's own process may have started and not ended before it is killed."""
+    spare: bool = True
+    """Whether another process is kept ready to take the place of one that dies."""
     plugins: dict[str, PluginIsolation] = {}
 
     def __post_init__(self) -> None:
@@ -91,11 +106,32 @@ class IsolationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
                 )
 
 
+class HistorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[history]` table: what is recorded of messages, and for how long."""
+
+    enabled: bool = True
+    path: str = ""
+    """The file, from the workspace's root; empty: core/state/message_history.sqlite."""
+    retain_s: Seconds = 604_800.0
+    """How long a record is kept, in seconds."""
+    max_size_mb: Annotated[int, msgspec.Meta(ge=1)] = 256
+    """How large all of it may become, in MiB; the oldest goes first."""
+    payloads: Literal["off", "failures", "sample", "all"] = "off"
+    """Which messages are kept whole; `sample` keeps failures too."""
+    payload_sample: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    """The part of all first messages that `sample` keeps, each with all that is made from it."""
+    max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 65_536
+    """A message that is larger is not kept whole."""
+    mask: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    """Fields that are kept nowhere; see `message_history.masking.Masks`."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of `echo-core.toml`."""
 
     host: HostSettings = HostSettings()
     isolation: IsolationSettings = IsolationSettings()
+    history: HistorySettings = HistorySettings()
     telemetry: dict[str, Any] = {}
     """Handed to `common_telemetry.TelemetryConfig.from_mapping`, which checks it."""
     plugins: dict[str, dict[str, Any]] = {}

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from echo_core.message import BaseMessage
+from echo_core.runtime.raised import ends_caller, named
+from echo_core.runtime.source_progress import Progress
 from echo_core.settlement import Ending
 
 logger = logging.getLogger(__name__)
@@ -23,12 +25,12 @@ Tell: TypeAlias = Callable[[BaseMessage, Ending], Awaitable[None]]
 
 
 class Followed:
-    """A source that wants to know how its messages ended, and what it has not been told yet."""
+    """A source whose messages are followed to their ends, and what it has not been told yet."""
 
     def __init__(
         self,
         name: str,
-        tell: Tell,
+        tell: Tell | None,
         limit: int,
         timeout_s: float,
         *,
@@ -46,6 +48,13 @@ class Followed:
         self._outstanding = 0
         self._changed: asyncio.Future[None] | None = None
         self._teller: asyncio.Task[None] | None = None
+        self.progress: Progress | None = None
+        """How far it has come, where it keeps that."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it wants to know how each message ended."""
+        return self._tell is not None
 
     async def begin(self, count: int = 1) -> None:
         """So many more messages are on their way, at once; waits until they are no more than `limit`."""
@@ -59,13 +68,20 @@ class Followed:
         self._has_changed()
 
     def end(self, message: BaseMessage, ending: Ending) -> None:
-        """The message has ended; the source will be told in its turn."""
-        self._ended.append((message, ending))
+        """The message has ended; the source will be told in its turn, if it wants to be."""
+        if self.progress is not None:
+            self.progress.end(message.id, ending)
+        if self._tell is None:
+            self._outstanding -= 1
+        else:
+            self._ended.append((message, ending))
         self._has_changed()
 
     def start(self) -> None:
-        """Begin to tell the source of each end, one after another."""
-        self._teller = asyncio.create_task(self._run(), name=f"{self.name} settled")
+        """Begin to tell the source of each end, one after another; once."""
+        if self._tell is None or self._teller is not None:
+            return
+        self._teller = asyncio.create_task(self._run(self._tell), name=f"{self.name} settled")
 
     async def stop(self) -> None:
         """Tell it no more. A call that will not be cancelled is left behind."""
@@ -73,13 +89,13 @@ class Followed:
             self._teller.cancel()
             await asyncio.wait([self._teller], timeout=_GRACE_S)
 
-    async def _run(self) -> None:
+    async def _run(self, tell: Tell) -> None:
         """Until cancelled. The source's exceptions end here."""
         while True:
             while not self._ended:
                 await self._change()
             message, ending = self._ended.popleft()
-            trouble = await self._call(message, ending)
+            trouble = await self._call(tell, message, ending)
             if trouble:
                 logger.error("%s could not settle message %s: %s", self.name, message.id, trouble)
                 self._degrade(trouble)
@@ -89,20 +105,17 @@ class Followed:
             self._outstanding -= 1
             self._has_changed()
 
-    async def _call(self, message: BaseMessage, ending: Ending) -> str:
+    async def _call(self, tell: Tell, message: BaseMessage, ending: Ending) -> str:
         """Why it did not go well, or an empty string."""
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
-                await self._tell(message, ending)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+                await tell(message, ending)
+        except BaseException as error:
+            if ends_caller(error):
                 raise
-            return f"settled: {type(error).__name__}"
-        except (Exception, SystemExit) as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 return f"settled: no answer within {self._timeout_s:g} s (timeouts.message_ms)"
-            return f"settled: {type(error).__name__}: {error}"
+            return f"settled: {named(error)}"
         return ""
 
     async def wait_until_told(self) -> None:
@@ -124,10 +137,12 @@ class Followed:
 class _Flight:
     """A root and its descendants."""
 
-    __slots__ = ("messages", "pending", "worst")
+    __slots__ = ("deliveries", "messages", "pending", "worst")
 
     def __init__(self) -> None:
         self.messages: list[tuple[Followed, BaseMessage]] = []
+        self.deliveries: dict[str, int] = {}
+        """By message id, of those that the transport has reported; others end here too, and do not count."""
         self.pending = 0
         """Deliveries that have not ended, and publications of the source that have not returned."""
         self.worst: Ending | None = None
@@ -175,6 +190,8 @@ class Settlements:
         if flight is None:
             return
         flight.pending += count
+        if count:
+            flight.deliveries[message.id] = flight.deliveries.get(message.id, 0) + count
         followed = self._followed.get(message.source)
         if followed is not None:
             flight.messages.append((followed, message))
@@ -182,7 +199,11 @@ class Settlements:
     def ended(self, message: BaseMessage, ending: Ending) -> None:
         """One delivery of the message has ended."""
         flight = self.open.get(message.root_id)
-        if flight is not None:
+        if flight is not None and (left := flight.deliveries.get(message.id)):
+            if left == 1:
+                del flight.deliveries[message.id]
+            else:
+                flight.deliveries[message.id] = left - 1
             flight.worst = _worse(flight.worst, ending)
             self._one_less(message.root_id, flight)
 

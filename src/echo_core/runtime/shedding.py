@@ -8,10 +8,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 from typing import Final
 
 from echo_core.errors import TransportClosed
 from echo_core.runtime.lane import Receive
+from echo_core.runtime.message_history.recorder import PluginRecorder
+from echo_core.runtime.message_history.records import SHED
 from echo_core.runtime.settlement import Settlements
 from echo_core.runtime.slot import PluginSlot
 from echo_core.settlement import Ending
@@ -36,12 +39,14 @@ class Shedder:
         *,
         limit: int,
         oldest: bool,
+        history: PluginRecorder | None = None,
     ) -> None:
         self._slot = slot
         self._receive = receive
         self._settlements = settlements
         self._limit = limit
         self._oldest = oldest
+        self._history = history
         self._queue = slot.kept
         self._taken: deque[Delivery] = deque()
         self._filled = asyncio.Event()
@@ -91,10 +96,14 @@ class Shedder:
         if not self._is_shedding:
             self._is_shedding = True
             which = "oldest" if self._oldest else "newest"
-            logger.warning("%s is too slow, %d messages wait: the %s are shed", slot.name, self._limit, which)
+            said = "%s is too slow, %d messages wait: the %s are shed"
+            logger.warning(said, slot.name, self._limit, which, extra=slot.about)
         slot.statistics.shed[QUEUE_FULL] = slot.statistics.shed.get(QUEUE_FULL, 0) + 1
         slot.telemetry.shed(delivery.topic, QUEUE_FULL)
         await delivery.settle()
+        if self._history is not None:
+            now = monotonic()
+            self._history.done(delivery, delivery.attempt, SHED, now, now)
         if self._settlements.open:
             self._settlements.ended(delivery.message, Ending.SHED)
 

@@ -13,6 +13,7 @@ from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage
 from echo_core.plugin import Plugin, ProcessingStatus
 from echo_core.roles import Source
+from echo_core.runtime.dead_letters import Attempt
 from echo_core.runtime.settlement import Followed
 from echo_core.runtime.states import BROKEN, FED, LIVE, NEXT, PluginState
 from echo_core.runtime.statistics import PluginSnapshot, Statistics
@@ -37,6 +38,15 @@ class Channel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """A delivery that rests between two attempts."""
+
+    delivery: Delivery
+    attempts: list[Attempt]
+    """Those that failed."""
+
+
+@dataclass(frozen=True, slots=True)
 class PluginEvent:
     """A plugin moved from one state to another."""
 
@@ -45,7 +55,9 @@ class PluginEvent:
     previous: PluginState
     state: PluginState
     reason: str
-    """The cause; empty for what is in the normal course of things."""
+    """What is wrong; empty for what is in the normal course of things."""
+    cause: str
+    """What is wrong, or else what made it move."""
     time_ns: int
     """When, since the epoch."""
 
@@ -70,6 +82,8 @@ class PluginSlot:
     """What waits for the lanes of a plugin that sheds messages, which is not slowed by its publishers."""
     resting: deque[Delivery] = field(default_factory=deque)
     """Taken from the subscription and not begun: what the next lanes begin with."""
+    tried: dict[int, Tried] = field(default_factory=dict)
+    """By the `id` of the delivery: those that rest between two attempts, which go on being counted."""
     followed: Followed | None = None
     """A source that is told how its messages end."""
     threads: Threads | None = None
@@ -77,6 +91,8 @@ class PluginSlot:
     """Opens the way of a lane, by its number, to the plugin's own process, if it has one."""
     tell_status: Callable[[str], None] = lambda status: None
     """Tells that process what is on its telemetry from now on."""
+    on_failed_first: Callable[[BaseMessage, int], None] = lambda message, count: None
+    """Called for each message whose first attempt failed; with -1, it was another one."""
     unload: Callable[[], None] = lambda: None
     config_digest: str = ""
     """SHA-256 of the effective configuration, once that is known."""
@@ -97,21 +113,37 @@ class PluginSlot:
         """Whether it was initialised and not yet shut down."""
         return self.state in LIVE
 
-    def move_to(self, state: PluginState, reason: str = "") -> None:
-        """Take the state, unless it is the same for the same reason; reports the move."""
+    @property
+    def about(self) -> dict[str, str]:
+        """For `extra` of a log record: `echo-core logs NAME` shows what concerns the plugin."""
+        return {PLUGIN_NAME: self.name, PLUGIN_VERSION: self.version}
+
+    def move_to(self, state: PluginState, reason: str = "", *, cause: str = "") -> None:
+        """Take the state, unless it is the same for the same reason; reports the move.
+
+        `reason`: what is wrong, for as long as it has the state. `cause`: what made it move, if nothing is.
+        """
         if state is self.state and reason == self.reason:
             return
         if state is not self.state and state not in NEXT[self.state]:
             raise AssertionError(f"{self.name}: {self.state.name} -> {state.name} is not a move")
-        event = PluginEvent(self.name, self.version, self.state, state, reason, time.time_ns())
+        cause = reason or cause
+        event = PluginEvent(
+            name=self.name,
+            version=self.version,
+            previous=self.state,
+            state=state,
+            reason=reason,
+            cause=cause,
+            time_ns=time.time_ns(),
+        )
         self.state = state
         self.reason = reason
-        self.telemetry.state_changed(state.value, reason, failed=state in BROKEN)
+        self.telemetry.state_changed(state.value, reason, cause=cause, failed=state in BROKEN)
         self.tell_status(state.value)
         log = logger.warning if reason else logger.info
-        because = f": {reason}" if reason else ""
-        about = {PLUGIN_NAME: self.name, PLUGIN_VERSION: self.version}
-        log("%s %s is %s%s", self.name, self.version, state.value, because, extra=about)
+        because = f": {cause}" if cause else ""
+        log("%s %s is %s%s", self.name, self.version, state.value, because, extra=self.about)
         self.report(event)
 
     def degrade(self, reason: str) -> None:
@@ -122,7 +154,7 @@ class PluginSlot:
     def recover(self, reason: str) -> None:
         """The problem told by `degrade` or `back_off` is over; without effect if there is another by now."""
         if self.state in (PluginState.DEGRADED, PluginState.BACKOFF) and self.reason == reason:
-            self.move_to(PluginState.RUNNING)
+            self.move_to(PluginState.RUNNING, cause="it is well again")
 
     def hold(self, reason: str) -> None:
         """Its messages wait, because it fails; without effect on one that is given none anyway."""
@@ -132,7 +164,7 @@ class PluginSlot:
     def resume(self, state: PluginState) -> None:
         """What made it take this state is over; without effect if it has taken another one since."""
         if self.state is state:
-            self.move_to(PluginState.RUNNING)
+            self.move_to(PluginState.RUNNING, cause="it gets on again")
 
     def back_off(self, reason: str) -> None:
         """Its process has died and will be started again; without effect on one that does not run."""
@@ -144,11 +176,15 @@ class PluginSlot:
         if self.is_live and self.state is not PluginState.FINISHED:
             self.move_to(PluginState.QUARANTINED, reason)
 
+    def queued(self) -> int:
+        """Messages that wait for it."""
+        waiting = self.subscription.statistics().waiting if self.subscription else 0
+        return waiting + len(self.resting) + len(self.kept)
+
     def snapshot(self) -> PluginSnapshot:
         """The numbers of this moment."""
         numbers = self.statistics
         ended = numbers.processed + numbers.filtered + numbers.dead_lettered
-        queue = self.subscription.statistics().waiting if self.subscription else 0
         return PluginSnapshot(
             name=self.name,
             version=self.version,
@@ -164,9 +200,10 @@ class PluginSlot:
             filtered=numbers.filtered,
             dead_lettered=numbers.dead_lettered,
             failed_attempts=numbers.failed_attempts,
+            failed_first=numbers.failed_first,
             published=numbers.published,
             shed=dict(numbers.shed),
-            queue=queue + len(self.resting) + len(self.kept),
+            queue=self.queued(),
             in_hand=numbers.received - ended,
             p95_ms=numbers.percentile_ms(0.95),
         )

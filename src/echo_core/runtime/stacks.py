@@ -1,6 +1,7 @@
 """Where code is just now: the stack of a thread, and of a coroutine that waits."""
 
 import asyncio
+import selectors
 import sys
 import threading
 import traceback
@@ -9,8 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-_ECHO_CORE: Final = str(Path(__file__).parents[1])
-_MACHINERY: Final = (_ECHO_CORE, str(Path(asyncio.__file__).parent), threading.__file__)
+ECHO_CORE: Final = str(Path(__file__).parents[1])
+"""Where files of Echo Core lie."""
+_LOOPS: Final = (str(Path(__file__).parent), str(Path(asyncio.__file__).parent), threading.__file__)
+"""Where the work of a thread begins; what is before that has only started the process."""
+_MACHINERY: Final = (ECHO_CORE, *_LOOPS)
 
 
 def frames_of_thread(ident: int) -> list[FrameType]:
@@ -43,8 +47,19 @@ def _attributes(value: object, names: Iterable[str]) -> Iterator[Any]:
 
 
 def own_frames(frames: Iterable[FrameType]) -> list[FrameType]:
-    """Those that are no machinery of Echo Core's, asyncio's or threading's."""
-    return [frame for frame in frames if not frame.f_code.co_filename.startswith(_MACHINERY)]
+    """Those that are no machinery of Echo Core's, asyncio's or threading's, nor what started the process."""
+    known = list(frames)
+    begins = next((at for at, frame in enumerate(known) if _is_of(frame, _LOOPS)), 0)
+    return [frame for frame in known[begins:] if not _is_of(frame, _MACHINERY)]
+
+
+def is_waiting(frames: Sequence[FrameType]) -> bool:
+    """Whether a thread with this stack waits for something to happen: a loop that has nothing to do."""
+    return bool(frames) and frames[-1].f_code.co_filename == selectors.__file__
+
+
+def _is_of(frame: FrameType, files: tuple[str, ...]) -> bool:
+    return frame.f_code.co_filename.startswith(files)
 
 
 def place(frames: Sequence[FrameType]) -> str:

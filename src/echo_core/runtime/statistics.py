@@ -15,16 +15,16 @@ class Statistics:
     """Counters of one plugin. A delivery ends as one of the three outcomes, is shed, or is still in hand."""
 
     __slots__ = (
-        "_recent",
         "dead_lettered",
         "failed_attempts",
+        "failed_first",
         "filtered",
         "processed",
         "published",
         "received",
+        "recent",
         "refused",
         "shed",
-        "took",
     )
 
     def __init__(self) -> None:
@@ -33,13 +33,14 @@ class Statistics:
         self.filtered = 0
         self.dead_lettered = 0
         self.failed_attempts = 0
+        self.failed_first = 0
+        """Messages whose first attempt failed; of a batch that fails as a whole, what fails alone, or one."""
         self.published = 0
         self.refused = 0
         """Publications outside the manifest's."""
         self.shed: dict[str, int] = {}
-        self._recent: deque[float] = deque(maxlen=_RECENT)
-        self.took = self._recent.append
-        """Remember how many seconds handling one message took."""
+        self.recent: deque[float] = deque(maxlen=_RECENT)
+        """How many seconds handling took lately, the oldest first."""
 
     def absorb(self, other: "Statistics") -> None:
         """Count here too what was counted there."""
@@ -48,6 +49,7 @@ class Statistics:
         self.filtered += other.filtered
         self.dead_lettered += other.dead_lettered
         self.failed_attempts += other.failed_attempts
+        self.failed_first += other.failed_first
         self.published += other.published
         self.refused += other.refused
         for reason, count in other.shed.items():
@@ -55,11 +57,11 @@ class Statistics:
 
     def recent_times(self) -> list[float]:
         """How long handling took lately, in seconds, the oldest first."""
-        return list(self._recent)
+        return list(self.recent)
 
     def percentile_ms(self, share: float) -> float | None:
         """The handling time, in ms, that `share` of the recent messages did not exceed; None before any."""
-        known = sorted(self._recent)
+        known = sorted(self.recent)
         if not known:
             return None
         return known[min(len(known) - 1, int(share * len(known)))] * 1_000
@@ -86,6 +88,8 @@ class PluginSnapshot:
     filtered: int = 0
     dead_lettered: int = 0
     failed_attempts: int = 0
+    failed_first: int = 0
+    """Messages whose first attempt failed."""
     published: int = 0
     shed: Mapping[str, int] = field(default_factory=dict)
     """Given up before they were received, by reason; empty unless `delivery.when_full` asks for it."""

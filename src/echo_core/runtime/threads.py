@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from time import monotonic
 from types import FrameType
 from typing import Final, TypeVar
 
@@ -34,6 +35,8 @@ class Threads:
         self.count = count
         self.waiting = 0
         """Calls that wait for a thread."""
+        self._given_up = 0
+        self._given_up_at = 0.0
         self._prefix = f"{name} thread"
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=self._prefix)
         self._free = asyncio.Semaphore(count)
@@ -63,7 +66,30 @@ class Threads:
                 loop.call_soon_threadsafe(self._free.release)
 
         future.add_done_callback(let_go)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            self._give_up(future, loop)
+            raise
+
+    def _give_up(self, future: "Future[R]", loop: asyncio.AbstractEventLoop) -> None:
+        """Nobody waits for the call any more, which may have a thread for good."""
+
+        def has_ended() -> None:
+            self._given_up -= 1
+
+        def let_go(_: "Future[R]") -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(has_ended)
+
+        self._given_up += 1
+        self._given_up_at = monotonic()
+        future.add_done_callback(let_go)
+
+    @property
+    def given_up_since(self) -> float | None:
+        """Since when each thread has had a call that nobody waits for any more; None while one has not."""
+        return self._given_up_at if self._given_up >= self.count else None
 
     def place(self) -> str:
         """Where one of the threads that work is; empty if none does."""

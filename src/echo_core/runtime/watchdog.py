@@ -72,6 +72,8 @@ class Watchdog:
 
     def _look_into(self, beat: float) -> None:
         frames = stacks.frames_of_thread(self._loop_thread)
+        if stacks.is_waiting(frames):  # the machine did something else meanwhile, or slept
+            return
         owner, own = self._owner_of(frames), stacks.own_frames(frames)
         if beat != self._beat:  # it went on meanwhile
             return
@@ -81,4 +83,5 @@ class Watchdog:
             owner.name if owner is not None else "something",
             monotonic() - beat,
             stacks.text(own or frames),
+            extra=owner.about if owner is not None else None,
         )

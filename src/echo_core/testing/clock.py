@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import math
 from typing import Final
 
 TURNS: Final = 20
@@ -37,7 +38,9 @@ class ManualClock:
             await asyncio.sleep(0)
             return
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), sleeper))
+        # Later than now, however little: else who sleeps what is left until a moment would never get there.
+        due = max(self._now + seconds, math.nextafter(self._now, math.inf))
+        heapq.heappush(self._sleepers, (due, next(self._order), sleeper))
         await sleeper
 
     async def advance(self, seconds: float) -> None:

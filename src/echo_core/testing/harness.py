@@ -2,12 +2,15 @@
 
 import asyncio
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
 
 from echo_core.errors import NotFound, PluginError, TopicError
 from echo_core.manifest import FILE_NAME, Manifest, read
@@ -17,12 +20,18 @@ from echo_core.roles import Source
 from echo_core.runtime.config import effective_config
 from echo_core.runtime.context import BatchInHand, HostContext, message_in_hand
 from echo_core.runtime.settings import Settings
+from echo_core.runtime.source_context import StatefulContext
+from echo_core.runtime.source_state import SourceState
 from echo_core.testing.telemetry import ReportedTelemetry
 from echo_core.testing.transport import Published, RecordingTransport
 from echo_core.topics import TopicPattern, TopicSet
 
 if TYPE_CHECKING:
     from common_telemetry.testing import ReceivedLog, ReceivedPoint, ReceivedSpan
+
+
+_GENERATION: Final = "019abd00-0000-7000-8000-000000000000"
+"""Of every source under test, so that a message has the same id whenever it comes from the same state."""
 
 
 class PluginHarness:
@@ -45,18 +54,22 @@ class PluginHarness:
         manifest: Manifest | Path | None = None,
         config: Mapping[str, Any] | None = None,
         topic: str | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing runs yet.
 
         `manifest` is one, or the path of one; left out, it is the nearest above the plugin's own source.
         `config` goes over the manifest's. `topic` is where messages come from when `handle` is not told;
-        left out, it is one that the first subscription means.
+        left out, it is one that the first subscription means. `state` is what a source finds in
+        `context.state`: where an earlier run of it came to.
         """
         self.plugin = plugin
         self.manifest = _manifest(plugin, manifest)
-        self.transport = RecordingTransport()
+        self.transport = RecordingTransport(self._note_state)
         self._telemetry = ReportedTelemetry(self.manifest.name, self.manifest.version)
-        self.context = HostContext(
+        self.states: list[dict[str, Any]] = []
+        """What a source's state said with each message that it published, if it used its state."""
+        self.context = self._kind_of_context(state)(
             self.manifest,
             effective_config(self.manifest, Settings(plugins={self.manifest.name: dict(config or {})}), {}),
             self.transport,
@@ -66,6 +79,17 @@ class PluginHarness:
         self._topic = topic
         self._subscribed = TopicSet(self.manifest.subscriptions)
         plugin.name = plugin.name or self.manifest.name
+
+    def _kind_of_context(self, state: Mapping[str, Any] | None) -> Callable[..., HostContext]:
+        if not isinstance(self.plugin, Source):
+            return HostContext
+        kept = SourceState(self.manifest.name, _GENERATION, msgspec.msgpack.encode(dict(state or {})))
+        return functools.partial(StatefulContext, state=kept)
+
+    def _note_state(self) -> None:
+        position = self.context.position()
+        if position is not None:
+            self.states.append(msgspec.msgpack.decode(position))
 
     async def __aenter__(self) -> Self:
         await self.transport.open()

@@ -41,9 +41,9 @@ class Subject:
         return self.samples if self.manifest.subscriptions else ()
 
     @asynccontextmanager
-    async def started(self) -> AsyncIterator[PluginHarness]:
-        """A fresh plugin after its `init`; the check shuts it down."""
-        harness = PluginHarness(self.create_plugin(), manifest=self.manifest, config=self.config)
+    async def started(self, state: Mapping[str, Any] | None = None) -> AsyncIterator[PluginHarness]:
+        """A fresh plugin after its `init`, a source with this state; the check shuts it down."""
+        harness = PluginHarness(self.create_plugin(), manifest=self.manifest, config=self.config, state=state)
         await harness.transport.open()
         try:
             try:
@@ -179,6 +179,36 @@ async def check_a_batch_goes_as_its_messages_would_alone(subject: Subject) -> No
     require(together == alone, f"alone the samples end as {alone}, and in a batch as {together}")
 
 
+async def check_a_source_leaves_nothing_out_when_it_goes_on(subject: Subject) -> None:
+    """From the state at any of its messages, a source goes on with the next one, or with an earlier one.
+
+    Not for one that uses no state, or that publishes other data each time.
+    """
+    if not issubclass(type(subject.create_plugin()), Source):
+        return
+    whole, states = await _run_from(subject, {})
+    if not states or (await _run_from(subject, {}))[0] != whole:
+        return
+    for at, state in enumerate(states):
+        again, _ = await _run_from(subject, state)
+        rest = whole[at + 1 :]
+        require(
+            any(again[: len(whole) - begins] == whole[begins:] for begins in range(at + 2)),
+            f"after a crash at message {at + 1} it goes on from the state {state!r} with "
+            f"{again[:1] or 'nothing'}, where {rest[:1] or 'nothing'} was to come; fix: set context.state "
+            "before the last message that belongs to a position, or after it",
+        )
+
+
+async def _run_from(subject: Subject, state: Mapping[str, Any]) -> tuple[list[Any], list[dict[str, Any]]]:
+    """What a fresh source publishes from that state on, and what its state says with each."""
+    async with subject.started(state) as harness:
+        with suppress(Exception):
+            await harness.run_source(limit=SOURCE_LIMIT)
+        await _shut_down(harness.plugin, "after work")
+        return [(topic, message.data) for topic, message in harness.published], harness.states
+
+
 PLUGIN_CHECKS: Final[tuple[PluginCheck, ...]] = (
     check_each_plugin_is_a_fresh_one,
     check_the_default_config_fits_its_schema,
@@ -188,6 +218,7 @@ PLUGIN_CHECKS: Final[tuple[PluginCheck, ...]] = (
     check_health_is_a_bool,
     check_message_data_is_never_changed,
     check_a_batch_goes_as_its_messages_would_alone,
+    check_a_source_leaves_nothing_out_when_it_goes_on,
     check_nothing_is_published_after_shutdown,
     check_shutdown_leaves_no_task_running,
 )

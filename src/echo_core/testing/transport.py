@@ -21,14 +21,17 @@ class RecordingTransport(MemoryTransport):
     It also refuses what could not travel on a transport that leaves the process (`MessageError`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, when_each: Callable[[], object] = lambda: None) -> None:
+        """`when_each` is called with each publication, before it counts."""
         super().__init__()
         self.published: list[Published] = []
+        self._when_each = when_each
         self._enough: tuple[int, Callable[[], object]] | None = None
 
     async def publish(self, topic: str, message: BaseMessage) -> None:
         encode(message)
         await super().publish(topic, message)
+        self._when_each()
         self.published.append(Published(topic, message))
         if self._enough is not None and len(self.published) == self._enough[0]:
             self._enough[1]()

@@ -273,6 +273,22 @@ async def check_a_returned_delivery_comes_again(open_transport: OpenTransport) -
 
 
 @_check
+async def check_what_is_handed_back_comes_before_what_follows(open_transport: OpenTransport) -> None:
+    """Deliveries handed back, the newest first, come again in their order, before all that follows them."""
+    async with open_transport() as transport, transport.subscribe("reader", ["a"]) as reader:
+        await _publish(transport, "a", *range(3))
+        taken = await _take(reader, 3)
+        await _publish(transport, "a", 3, 4)
+        for delivery in reversed(taken[1:]):
+            await delivery.retry()
+        came = await _take(reader, 4)
+        if transport.capabilities.ordered:
+            require(_data(came) == [1, 2, 3, 4], f"of 0 to 4, with 1 and 2 handed back, {_data(came)} came")
+        require(sorted(_data(came)) == [1, 2, 3, 4], f"{_data(came)} came, instead of 1 to 4")
+        await _settle(taken[0], *came)
+
+
+@_check
 async def check_a_delayed_delivery_does_not_come_early(open_transport: OpenTransport) -> None:
     """`retry(delay)` comes again after the delay, and others are delivered meanwhile."""
     delay = 0.1

@@ -6,15 +6,24 @@ Between the two it is the transport's to keep, and comes again after `retry` or 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 
 from echo_core.errors import TransportClosed
 from echo_core.message import BaseMessage
+from echo_core.transports.pressure import Pressure
+
+
+class _Done(Awaitable[None]):
+    __slots__ = ()
+    __await__: Callable[["_Done"], Iterator[Any]] = ().__iter__  # type: ignore[assignment]
+
+
+DONE: Final[Awaitable[None]] = _Done()
+"""Nothing is left to wait for; costs less than a coroutine that returns at once, and may be awaited again."""
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,9 +40,19 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     slows_by_source: bool = False
     """`congestion` tells a source to wait before the queues that its messages fill are full."""
     reports_acceptance: bool = False
-    """`on_accept` is called: a source learns how its messages ended, not only that they were accepted."""
+    """`on_accept` is called: a source learns how its messages ended, and its state is kept when they have.
+
+    Without it a source learns that they were accepted, and its state is kept then."""
     redelivers_to_one: bool = False
     """`redeliver` reaches the one subscription that is meant, and no other."""
+    ordered: bool = False
+    """On one host, of messages accepted one after the other the earlier is handled first and ends first, also
+    after a connection was lost. A message may come twice, and its first time counts; `retry(delay)` gives up
+    its place."""
+    ordered_over_hosts: bool = False
+    """The same for messages of one key, whichever of several hosts handles them."""
+    presence: bool = False
+    """`announced` tells of the other hosts."""
     accepted: str = ""
     """What it means that `publish` returned, in a sentence; docs/durability.md has the same."""
     settled: str = ""
@@ -56,20 +75,22 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Received, and not yet settled."""
 
 
-class Delivery(ABC):
-    """One message handed to one subscription, once. Exactly one of `settle` and `retry` ends it."""
+class Delivery:
+    """One message handed to one subscription, once. Exactly one of `settle` and `retry` ends it.
 
-    __slots__ = ("attempt", "message", "topic")
+    What it knows besides, and how it is made, is the transport's. It is no ABC so that it may be a Struct.
+    """
 
-    def __init__(self, topic: str, message: BaseMessage, attempt: int) -> None:
-        self.topic = topic
-        self.message = message
-        self.attempt = attempt
-        """1 for the first delivery of this message to this subscription; one more each time it comes back."""
+    __slots__ = ()
+
+    topic: str
+    message: BaseMessage
+    attempt: int
+    """1 for the first delivery of this message to this subscription; one more each time it comes back."""
 
     @abstractmethod
     def settle(self) -> Awaitable[None]:
-        """The message has ended here. Ending it twice changes nothing."""
+        """The message has ended here, once the answer was awaited. Ending it twice changes nothing."""
 
     @classmethod
     async def settle_batch(cls, deliveries: Sequence[Self]) -> None:
@@ -82,7 +103,7 @@ class Delivery(ABC):
         """Hand the message back: it comes again after `delay` seconds or more, with `attempt` one higher."""
 
 
-class Subscription(AbstractAsyncContextManager["Subscription"], AsyncIterator[Delivery]):
+class Subscription(ABC):
     """The messages for one subscriber, in the order in which they were accepted."""
 
     name: str
@@ -102,11 +123,17 @@ class Subscription(AbstractAsyncContextManager["Subscription"], AsyncIterator[De
     async def close(self) -> None:
         """Take no new messages. Those that wait can still be received; closing twice is closing once."""
 
+    def __aiter__(self) -> Self:
+        return self
+
     async def __anext__(self) -> Delivery:
         try:
             return (await self.receive(1))[0]
         except TransportClosed:
             raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(
         self,
@@ -127,6 +154,9 @@ class Transport(ABC):
     subscriptions of this process it goes, at any time between the acceptance and the return of `publish`.
     Transports that can do so say it in `Capabilities.reports_acceptance`; the others may leave it alone."""
 
+    pressure: Pressure | None = None
+    """Who waits for whom, where publishers wait in this process; shared with what works beside it."""
+
     @abstractmethod
     async def open(self) -> None:
         """Connect. Raises `TransportError` when that is not possible."""
@@ -136,8 +166,11 @@ class Transport(ABC):
         """Refuse further publications, close every subscription, disconnect."""
 
     @abstractmethod
-    async def publish(self, topic: str, message: BaseMessage) -> None:
-        """Return once the message is accepted; it has then reached every matching subscription's queue.
+    def publish(self, topic: str, message: BaseMessage) -> Awaitable[None]:
+        """Await the answer: then the message is accepted, and in every matching subscription's queue.
+
+        Most are coroutines. One that has nothing to wait for may do it all in the call, and answer `DONE`.
+        The span of the publication is current while the answer is awaited, not in the call.
 
         A message that no subscription matches is accepted, and gone. Raises `TopicError` for a malformed
         topic, `TransportClosed` after `close`, `QueueFull` when a hard bound is reached. A caller that is
@@ -152,6 +185,13 @@ class Transport(ABC):
         """
         for message in messages:
             await self.publish(topic, message)
+
+    async def publish_from(self, topic: str, message: BaseMessage, origin: Delivery) -> None:
+        """`publish` a message that comes, through others that are not of this transport, from `origin`.
+
+        `origin` has not been settled, and settling it may wait in the place of the caller.
+        """
+        await self.publish(topic, message)
 
     async def redeliver(self, subscriber: str, topic: str, message: BaseMessage) -> None:
         """`publish` a message that was published before, because `subscriber` is to have it again.
@@ -185,6 +225,10 @@ class Transport(ABC):
         """
         return None
 
+    def keeps(self, delivery: Delivery) -> bool:
+        """Whether it comes again after the end of this process, if it is not settled."""
+        return self.capabilities.durable
+
     @abstractmethod
     def unsettled(self) -> int:
         """Messages accepted and not yet settled, over all subscriptions of this process."""
@@ -192,6 +236,16 @@ class Transport(ABC):
     @abstractmethod
     async def wait_until_settled(self) -> None:
         """Return when `unsettled` is zero."""
+
+    async def announce(self, host: str, document: bytes) -> None:  # noqa: B027  (without `presence`)
+        """Let the hosts that share the transport hear of this one. Raises `TransportError` or OSError."""
+
+    async def announced(self) -> Mapping[str, bytes]:
+        """The newest document of each host that was heard lately, this one among them.
+
+        How old it may be is the transport's; whoever reads must see for himself whether it changes.
+        """
+        return {}
 
     def trouble(self) -> str:
         """What keeps it from working at this moment, in words; empty when nothing does."""

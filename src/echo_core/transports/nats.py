@@ -19,6 +19,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
@@ -26,38 +27,55 @@ from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, RetentionPolicy, StorageType
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    ConsumerInfo,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+)
 from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 from echo_core.errors import SettingsError, TransportError
 from echo_core.topics import TopicPattern
-from echo_core.transports import broker
 from echo_core.transports.base import Capabilities
-from echo_core.transports.broker import (
-    Backlog,
-    BrokerDelivery,
-    BrokerSubscription,
-    BrokerTransport,
-    Publication,
-    backoff,
-    end_task,
-    plain,
-)
+from echo_core.transports.broker.delivery import BrokerDelivery
+from echo_core.transports.broker.publication import Publication
+from echo_core.transports.broker.recovery import end_task, plain, within
+from echo_core.transports.broker.subscription import Backlog, BrokerSubscription
+from echo_core.transports.broker.transport import OPTIONS as COMMON_OPTIONS
+from echo_core.transports.broker.transport import BrokerTransport
 from echo_core.transports.endpoint import Endpoint, parse_endpoint, read_secret
 
 PORT: Final = 4222
-OPTIONS: Final = broker.OPTIONS | {"stream", "storage", "replicas", "domain", "credentials", "nkey"}
+OPTIONS: Final = COMMON_OPTIONS | {"stream", "storage", "replicas", "domain", "credentials", "nkey"}
 _CONNECT_S: Final = 5.0
 _FIRST_PAUSE_S: Final = 0.2
 """Before the second attempt to connect."""
 _PING_S: Final = 5
 """Three pings without an answer, and the connection is given up."""
+_PROBE_S: Final = 3.0
+"""Between two questions whether the server is still there, and how long it may take to answer."""
 _PULL_BYTES: Final = 16 * 2**20
 """Of a pull request; large messages are not fetched by the hundreds."""
+_MORE_AGAIN_S: Final = 60.0
+"""So long after a lost connection a request may be for twice as much again."""
 _ACK_PENDING: Final = 65_536
 """Deliveries of one consumer that all hosts together may hold."""
 _API_S: Final = 3.0
 _MANY_FILTERS_SINCE: Final = (2, 10)
+_ALONE_AFTER: Final = 1_000
+"""Deliveries in a row that came here, after which there are no other hosts."""
+_MOST_ASKED_BACK: Final = 20_000
+"""Messages of the stream that are gone through after a lost connection."""
+_MOST_WAITED_S: Final = 8.0
+"""For that; it is sent at once."""
+_HANDED_BACK_S: Final = 0.5
+"""What a host that has stopped handed back comes within this time."""
+_AGAIN_S: Final = 0.02
+"""Between two questions whether what was lost on the way has come again."""
 _GONE: Final = ("Consumer Deleted", "Stream Deleted", "Stream Not Found")
 
 
@@ -145,6 +163,31 @@ class NatsSubscription(BrokerSubscription):
         self.pulls: deque[list[float]] = deque()
         """[number, deliveries still to come, when it ends] of each request, oldest first."""
         self.pull_number = 0
+        self.reply = ""
+        """Where the newest delivery is answered."""
+        self.last = 0
+        """Counts the consumer's deliveries, to any host; as far as this one knows."""
+        self.shared_at = 0
+        """The last one before which there was one that did not come here: other hosts take from the queue."""
+
+    def connection_lost(self) -> None:
+        """Hand nothing on, until it is known what was lost on the way."""
+        self.last = 0
+        self.put_arrivals_aside()
+
+    def answer_to(self, sequence: str, count: int) -> str:
+        """Where to answer a delivery that did not come."""
+        tokens = self.reply.split(".")
+        first = 4 if len(tokens) < 11 else 6
+        tokens[first : first + 3] = "1", sequence, str(count)
+        return ".".join(tokens)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other host seems to take from the queue."""
+        if self.transport.peers.share(self.name):
+            return False
+        return not self.shared_at or self.last - self.shared_at > _ALONE_AFTER
 
     async def on_message(self, msg: Msg) -> None:
         """A delivery, or the end of a pull request."""
@@ -160,7 +203,14 @@ class NatsSubscription(BrokerSubscription):
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<sequence>.<>.<time>.<pending>[.<>]
         tokens = reply.split(".")
         first = 4 if len(tokens) < 11 else 6
+        self.reply = reply
         transport = self.transport
+        count = int(tokens[first + 2])
+        if count > self.last:
+            # Not after a loss: what is missing was lost, and what the old connection brought is still coming.
+            if count - self.last > 1 and self.last and self._arriving is self._buffer:
+                self.shared_at = count
+            self.last = count
         surplus = self.arrived(
             int(tokens[first + 1]),
             msg.subject[transport.topic_at :],
@@ -198,9 +248,13 @@ class NatsTransport(BrokerTransport):
         bounded_by_publisher=True,
         delayed_retry=True,
         slows_by_source=True,
+        ordered=True,
+        presence=True,
         accepted="The stream has stored it: the server, and as many others as the stream has replicas.",
         settled="The server was told. If it did not hear it, this host knows when the message comes again.",
     )
+    broker = "NATS"
+    client_errors = (NatsError, APIError)
     subscription_type = NatsSubscription
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -223,24 +277,33 @@ class NatsTransport(BrokerTransport):
         self._jetstream = JetStreamContext(self._client)
         self._answers = ""
         self._number_at = 0
-        self._reconnecting: asyncio.Task[None] | None = None
         self._last_error = ""
+        self._probe: asyncio.Task[None] | None = None
+        self._probed = 0.0
+        self._unanswered = 0
+        self._pull_bytes = _PULL_BYTES
+        """Less after connections were lost: a server throws out whom it has too much to tell."""
+        self._lost_at = 0.0
 
     # -- connection -----------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
+        await self._disconnect()
+        self._lost_at_once = ""  # it was we who closed it
         self._client = await self._new_client()
-        try:
-            await self._listen()
-            await self._ensure_stream()
-        except (NatsError, APIError, OSError, TimeoutError, TransportError) as error:
-            await self._disconnect()
-            if isinstance(error, TransportError):
-                raise
-            raise self._unusable(plain(error), "is JetStream switched on? (nats-server -js)") from None
+        for subscription in self._nats_subscriptions():
+            subscription.listener = None
+        await self._listen()
+        await self._ensure_stream()
 
-    def _unusable(self, why: str, fix: str) -> TransportError:
-        return TransportError("NATS cannot be used", where=self.endpoint.public, why=why, fix=fix)
+    def _advice(self, error: Exception) -> str:
+        return "is JetStream switched on? (nats-server -js)"
+
+    def _connection_lost(self, why: str) -> None:
+        # Not when there is a new one: deliveries come on that before we are told of it.
+        for subscription in self._nats_subscriptions():
+            subscription.connection_lost()
+        super()._connection_lost(why)
 
     async def _new_client(self) -> Client:
         """A connected client; raises `TransportError` with what the server said."""
@@ -253,18 +316,22 @@ class NatsTransport(BrokerTransport):
                 refused.set_result(None)
 
         async def on_disconnected() -> None:
+            # What the client could not send it would send on the new connection, before what was lost.
+            client._pending.clear()
+            client._pending_data_size = 0
             if client is self._client:
+                self._pull_bytes, self._lost_at = max(2**16, self._pull_bytes // 2), monotonic()
                 self._connection_lost(self._last_error or "it was lost")
 
         async def on_reconnected() -> None:
-            if client is self._client:
-                await self._reconnected()
+            if client is self._client and self.is_reachable:
+                self.payload_limit = client.max_payload
+                await self._connection_made()
 
         async def on_closed() -> None:
             # The client gives up where the server turns it away; we do not: the operator may mend it.
-            if client is self._client and self._open and self._reconnecting is None:
-                self._connection_lost(self._last_error or "the server closed it")
-                self._reconnecting = asyncio.create_task(self._reconnect())
+            if client is self._client:
+                self._cut_off(self._last_error or "the server closed it")
 
         self._last_error = ""
         connecting = asyncio.create_task(
@@ -295,7 +362,13 @@ class NatsTransport(BrokerTransport):
         with contextlib.suppress(NatsError, OSError):
             await client.close()
         why = plain(error) if error else self._last_error or f"no answer within {_CONNECT_S:g} s"
-        raise self._unusable(why, "start the server, or mend host.transport")
+        is_refused = "authorization" in why.lower()
+        if not is_refused and (error or self._last_error) and _was_asked_who_we_are(client):
+            is_refused = True
+            why = f"authorization violation, it seems: the server hung up on user and password ({why})"
+        raise self._unusable(
+            why, "mend user and password" if is_refused else "start the server, or mend host.transport"
+        )
 
     def _who_we_are(self) -> dict[str, Any]:
         """The client's arguments that say who we are."""
@@ -318,40 +391,125 @@ class NatsTransport(BrokerTransport):
         self._answers = client.new_inbox() + "."
         self._number_at = len(self._answers)
         await client.subscribe(self._answers + "*", cb=self._on_answer, pending_bytes_limit=0)
+        await client.subscribe(f"{self.prefix}-hosts", cb=self._on_announcement)
         self.payload_limit = client.max_payload
 
+    async def _on_announcement(self, msg: Msg) -> None:
+        self._heard_of(msg.data)
+
+    async def announce(self, host: str, document: bytes) -> None:
+        # Beside the stream: who is not there to hear it need not hear it later.
+        with contextlib.suppress(NatsError):
+            await self._client.publish(f"{self.prefix}-hosts", b"%b\n%b" % (host.encode(), document))
+
+    async def _tick(self, now: float) -> None:
+        await super()._tick(now)
+        if self._pull_bytes < _PULL_BYTES and now - self._lost_at > _MORE_AGAIN_S:
+            self._pull_bytes, self._lost_at = 2 * self._pull_bytes, now
+        if self._probe is None or (self._probe.done() and now - self._probed > _PROBE_S):
+            self._probed = now
+            self._probe = asyncio.create_task(self._is_answered(), name="nats probe")
+
+    async def _is_answered(self) -> None:
+        """A server that is cut off says nothing about it, and the client does not always notice."""
+        client = self._client
+        try:
+            await within(_PROBE_S, client.flush(int(_PROBE_S)))
+            self._unanswered = 0
+        except (NatsError, OSError, TimeoutError):
+            self._unanswered += 1
+            # Not at the first: a plugin that blocks the event loop makes an answer late.
+            if self._unanswered > 1 and client is self._client and client.is_connected:
+                self._cut_off("the server does not answer")
+
     async def _disconnect(self) -> None:
-        if self._reconnecting is not None:
-            self._reconnecting.cancel()
-            self._reconnecting = None
+        await end_task(self._probe)
+        self._probe, self._unanswered = None, 0
+        if not self._answers:
+            return  # it was never connected
         with contextlib.suppress(NatsError, OSError, TimeoutError):
             async with asyncio.timeout(_API_S):
                 if self._client.is_connected:
                     await self._client.flush(1)
                 await self._client.close()
 
-    async def _reconnected(self) -> None:
-        self.payload_limit = self._client.max_payload
-        for subscription in self._nats_subscriptions():
-            subscription.pulls.clear()
-            subscription.is_in_doubt = True  # a server that kept nothing on disk has forgotten it
-        await self._connection_made()
+    async def _resume(self, subscription: BrokerSubscription) -> None:
+        assert isinstance(subscription, NatsSubscription)
+        if subscription.listener is None:
+            await self._hear(subscription)
+        subscription.pulls.clear()
+        subscription.is_in_doubt = True  # a server that kept nothing on disk has forgotten it
+        connection = self._connections
+        await self._take_what_was_on_its_way(subscription)
+        self._hand_on_what_came(subscription, connection)
 
-    async def _reconnect(self) -> None:
-        """A new client, after the old one has given up."""
-        for delay in backoff():
-            try:
-                self._client = await self._new_client()
-                await self._listen()
-                for subscription in self._nats_subscriptions():
-                    await self._hear(subscription)
-            except (TransportError, NatsError, OSError, TimeoutError) as error:
-                self._connection_lost(plain(error))
-                await asyncio.sleep(delay)
-            else:
-                self._reconnecting = None
-                await self._reconnected()
+    def _hand_on_what_came(self, subscription: NatsSubscription, connection: int) -> None:
+        """Unless the connection was lost again: then what comes waits for what that one lost, too."""
+        if connection != self._connections or not self.is_connected:
+            raise ConnectionError("the connection was lost again")
+        subscription.sort_in(_sequence)
+
+    async def _take_what_was_on_its_way(self, subscription: NatsSubscription) -> None:
+        """What the server has delivered to us and we have not got, before anything newer.
+
+        It would come again after the lease, behind what is newer. Of what other hosts hold we know nothing;
+        where there are some nothing is done.
+        """
+        info = await self._look_at(subscription)
+        if info is not None and info.delivered is not None:
+            subscription.last = max(subscription.last, info.delivered.consumer_seq)
+        if info is None or not subscription.is_alone or self._not_here(subscription, info) <= 0:
+            return
+        await self._ask_back(subscription, info)
+        subscription.asked = 0
+        await self._take_what_is_owed(subscription, min(self.lease_s, _MOST_WAITED_S))
+
+    async def _take_what_is_owed(self, subscription: NatsSubscription, seconds: float) -> None:
+        """Wait for what was delivered and is neither settled nor here; it comes before all new.
+
+        Given up when none of it has come at as many looks as fit into so long: it is with another host. Looks
+        are counted, not seconds: while a plugin blocks the event loop nothing comes, wherever it is.
+        """
+        await subscription.ask_again()
+        looks, fewest = 0, inf
+        while (info := await self._look_at(subscription)) is not None:
+            missing = self._not_here(subscription, info)
+            looks = 0 if missing < fewest else looks + 1
+            fewest = min(fewest, missing)
+            if missing <= 0 or looks * _AGAIN_S >= seconds:
                 return
+            await asyncio.sleep(_AGAIN_S)
+            await subscription.top_up()  # a request is for so many bytes, and these may be few messages
+
+    async def _look_at(self, subscription: NatsSubscription) -> ConsumerInfo | None:
+        """What the server says of its consumer; None where it is gone, which is seen to elsewhere."""
+        try:
+            found: ConsumerInfo = await self._jetstream.consumer_info(self._stream, subscription.name)
+        except NotFoundError:
+            return None
+        return found if found.created == subscription.created else None
+
+    def _not_here(self, subscription: NatsSubscription, info: ConsumerInfo) -> int:
+        """How many it has delivered that are neither settled nor here."""
+        last = info.delivered.stream_seq if info.delivered is not None else 0
+        # What is here may have been delivered after the server said this.
+        here = sum(isinstance(sequence, int) and sequence <= last for sequence in subscription._held)
+        return (info.num_ack_pending or 0) - here
+
+    async def _ask_back(self, subscription: NatsSubscription, info: ConsumerInfo) -> None:
+        """Have everything that is not settled, and not here, delivered anew, the oldest first."""
+        assert info.delivered is not None
+        assert info.ack_floor is not None
+        first, last = info.ack_floor.stream_seq + 1, info.delivered.stream_seq
+        if last - first > _MOST_ASKED_BACK:
+            return  # it comes after the lease
+        subject = subscription.answer_to("%d", info.delivered.consumer_seq)
+        for sequence in range(first, last + 1):
+            if sequence not in subscription._held:
+                known = sequence in subscription._settled
+                await self._client.publish(subject % sequence, b"+ACK" if known else b"-NAK")
+        # They are handled one after the other: the answer to this one says that all were.
+        await self._client.request(subject % last, b"+WPI", timeout=_API_S)
 
     def _nats_subscriptions(self) -> list[NatsSubscription]:
         return [one for one in self._subscriptions if isinstance(one, NatsSubscription)]
@@ -390,25 +548,38 @@ class NatsTransport(BrokerTransport):
                 why="its retention is workqueue",
                 fix="use one whose retention is interest, or limits",
             )
+        limits = (config.max_bytes, config.max_msgs, config.max_msgs_per_subject)
+        if config.discard != DiscardPolicy.NEW and any(limit is not None and limit > 0 for limit in limits):
+            raise TransportError(
+                f"the stream {self._stream} drops the oldest messages when it is full, settled or not",
+                where=self.endpoint.public,
+                why="it has a limit, and its discard policy is old",
+                fix=f"set it to new: nats stream edit {self._stream} --discard=new",
+            )
         if config.max_msg_size is not None and config.max_msg_size > 0:
             self.payload_limit = min(self.payload_limit, config.max_msg_size)
-
-    def _missing(self, what: str) -> TransportError:
-        return TransportError(
-            f"{what} is missing",
-            where=self.endpoint.public,
-            why="create=no says not to make it",
-            fix="make it, or leave create=no out",
-        )
 
     async def _establish(self, subscription: BrokerSubscription) -> None:
         assert isinstance(subscription, NatsSubscription)
         subscription.transport = self
+        connection = self._connections
         try:
             await self._ensure_stream()
-            subscription.created = (await self._ensure_consumer(subscription)).created
-            if not subscription.inbox:
+            consumer = await self._ensure_consumer(subscription)
+            subscription.created = consumer.created
+            subscription.last = (consumer.delivered and consumer.delivered.consumer_seq) or 0
+            subscription.reply = f"$JS.ACK.{self._stream}.{subscription.name}.1.0.0.0.0"
+            if subscription.listener is None:
                 await self._hear(subscription)
+            if consumer.num_ack_pending:  # of a host that has stopped or died, or other hosts have it
+                subscription.put_arrivals_aside()
+                await self._agree_with_peers(subscription)
+                if subscription.is_alone:
+                    await self._take_what_was_on_its_way(subscription)
+                else:
+                    await self._take_what_is_owed(subscription, _HANDED_BACK_S)
+            # Also where there is nothing to take: an attempt before this one may have been cut short.
+            self._hand_on_what_came(subscription, connection)
         except ServiceUnavailableError as error:
             raise ConnectionError(plain(error)) from None
         except APIError as error:
@@ -421,7 +592,7 @@ class NatsTransport(BrokerTransport):
         name = subscription.name
         if not name or not name.replace("-", "").replace("_", "").isalnum():
             raise TransportError(f"{name!r} cannot be the name of a consumer", fix="letters, digits, - and _")
-        wanted = self._filters(subscription)
+        wanted = self._filters(self._patterns_of(subscription))
         try:
             found: ConsumerInfo | None = await self._jetstream.consumer_info(self._stream, name)
         except NotFoundError:
@@ -441,6 +612,7 @@ class NatsTransport(BrokerTransport):
                 return found
             if not self.may_create:
                 return found  # the operator's filter; what we do not want is passed over
+            wanted = self._filters(await self._agree_with_peers(subscription))
         else:
             config = ConsumerConfig(
                 durable_name=name,
@@ -457,13 +629,15 @@ class NatsTransport(BrokerTransport):
         )
         return made
 
-    def _filters(self, subscription: NatsSubscription) -> list[str]:
+    def _filters(self, patterns: Sequence[str]) -> list[str]:
         version = self._client.connected_server_version
         many = (version.major, version.minor) >= _MANY_FILTERS_SINCE
-        return [f"{self.prefix}.{cover}" for cover in filters_for(subscription.patterns, many=many)]
+        covers = filters_for([TopicPattern(pattern) for pattern in patterns], many=many)
+        return [f"{self.prefix}.{cover}" for cover in covers]
 
     async def _hear(self, subscription: NatsSubscription) -> None:
-        subscription.inbox = self._client.new_inbox() + "."
+        # The same on every connection: what was asked for on an old one may still come.
+        subscription.inbox = subscription.inbox or self._client.new_inbox() + "."
         subscription.listener = await self._client.subscribe(
             subscription.inbox + "*",
             cb=subscription.on_message,
@@ -529,7 +703,7 @@ class NatsTransport(BrokerTransport):
         assert isinstance(subscription, NatsSubscription)
         subscription.pull_number += 1
         subscription.pulls.append([subscription.pull_number, count, monotonic() + self._pull_s + 2])
-        most = max(_PULL_BYTES, 2 * self.payload_limit)
+        most = max(self._pull_bytes, 2 * self.payload_limit)
         with contextlib.suppress(NatsError):
             await self._client.publish(
                 f"{self._api}.CONSUMER.MSG.NEXT.{self._stream}.{subscription.name}",
@@ -557,6 +731,20 @@ class NatsTransport(BrokerTransport):
         except (NatsError, APIError) as error:
             raise ConnectionError(plain(error)) from None
         return Backlog(info.num_pending or 0, info.num_ack_pending or 0)
+
+
+def _sequence(delivery: BrokerDelivery) -> Any:
+    """Its number in the stream."""
+    return delivery.key
+
+
+def _was_asked_who_we_are(client: Client) -> bool:
+    """Whether it came so far that the server asked.
+
+    The server says that it refuses, and hangs up; where the hanging up is seen first, asyncio's streams give
+    out nothing of what was said before.
+    """
+    return bool(client._server_info.get("auth_required"))
 
 
 def _server(host: str, port: int) -> str:

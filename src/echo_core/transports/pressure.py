@@ -2,21 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
-
-
-class Crowded(Protocol):
-    """A queue that publishers may have to wait for."""
-
-    name: str
-
-    @property
-    def is_full(self) -> bool:
-        """Whether publishers should wait."""
-
-    async def wait_for_room(self) -> None:
-        """Return when the queue is no longer full, or closed."""
+from collections.abc import Awaitable, Callable
 
 
 class Room:
@@ -50,14 +36,14 @@ class Pressure:
     def __init__(self) -> None:
         self._waits_for: dict[str, list[str]] = {}
 
-    async def wait(self, publisher: str, queue: Crowded) -> None:
-        """Return when there is room in the queue; the caller has asked `would_deadlock` before."""
+    async def wait(self, publisher: str, subscriber: str, room: Awaitable[None]) -> None:
+        """Wait for room in the subscriber's queue; the caller has asked `would_deadlock` before."""
         waits = self._waits_for.setdefault(publisher, [])
-        waits.append(queue.name)
+        waits.append(subscriber)
         try:
-            await queue.wait_for_room()
+            await room
         finally:
-            waits.remove(queue.name)
+            waits.remove(subscriber)
             if not waits:
                 self._waits_for.pop(publisher, None)
 

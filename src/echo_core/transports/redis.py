@@ -15,8 +15,8 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from time import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic, time
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -29,22 +29,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from echo_core.errors import SettingsError, TransportError
 from echo_core.topics import TopicPattern, TopicTrie
-from echo_core.transports import broker
 from echo_core.transports.base import Capabilities
-from echo_core.transports.broker import (
-    Backlog,
-    BrokerDelivery,
-    BrokerSubscription,
-    BrokerTransport,
-    Publication,
-    backoff,
-    end_task,
-    plain,
-)
+from echo_core.transports.broker.delivery import BrokerDelivery
+from echo_core.transports.broker.publication import NOT_SENT, Publication
+from echo_core.transports.broker.recovery import end_task, plain
+from echo_core.transports.broker.subscription import Backlog, BrokerSubscription
+from echo_core.transports.broker.transport import OPTIONS as COMMON_OPTIONS
+from echo_core.transports.broker.transport import BrokerTransport
 from echo_core.transports.endpoint import Endpoint, parse_endpoint
 
 PORT: Final = 6379
-OPTIONS: Final = broker.OPTIONS
+OPTIONS: Final = COMMON_OPTIONS
 _GROUP: Final = "echo"
 _ANSWER_S: Final = 5.0
 _BLOCK_MS: Final = 5_000
@@ -53,6 +48,10 @@ _AT_A_TIME: Final = 128
 _BYTES_AT_A_TIME: Final = 4 * 2**20
 _LARGEST: Final = 512 * 2**20 - 4_096
 """What proto-max-bulk-len allows unless configured, less what is written around a message."""
+_ANNOUNCED_MS: Final = 60_000
+"""How long the last word of a host is kept."""
+_NO_ROOM: Final = "'maxmemory'"
+"""In what Redis says while it has no memory for more."""
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 
 # KEYS: version, stream...; ARGV: the version that is known, then for each message topic, body, and the
@@ -84,20 +83,29 @@ if redis.call('EXISTS', KEYS[3]) == 0 or #redis.call('XINFO', 'GROUPS', KEYS[3])
 end
 return 1
 """
-# KEYS: stream, delayed; ARGV: group, id, attempt, due in ms or 0, a unique word. Hands a delivery back.
+# KEYS: stream, delayed; ARGV: group, consumer, id, attempt, due in ms or 0, a unique word, idle in ms.
+# Hands a delivery back that is still this consumer's: into the set of what waits for its delay, or, without
+# one, to whoever looks next for what silent hosts hold; so it keeps its place in the stream.
 _RETURN: Final = """
-local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-redis.call('XDEL', KEYS[1], ARGV[2])
-if #found == 0 then return 0 end
-local fields = found[1][2]
-if ARGV[4] == '0' then
-    redis.call('XADD', KEYS[1], '*', 't', fields[2], 'a', ARGV[3], 'm', fields[6])
-else
-    redis.call('ZADD', KEYS[2], ARGV[4], cmsgpack.pack({ARGV[5], fields[2], ARGV[3], fields[6]}))
+local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if #held == 0 or held[1][2] ~= ARGV[2] then return 0 end
+local found, value = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]), {a = '1'}
+for at = 1, #found > 0 and #found[1][2] or 0, 2 do value[found[1][2][at]] = found[1][2][at + 1] end
+if #found > 0 and ARGV[5] == '0' then
+    local tries = tonumber(ARGV[4]) - (tonumber(value.a) or 1)
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3],
+        'IDLE', ARGV[7], 'RETRYCOUNT', math.max(1, tries), 'JUSTID')
+    return 1
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+redis.call('XDEL', KEYS[1], ARGV[3])
+if #found > 0 then
+    redis.call('ZADD', KEYS[2], ARGV[5], cmsgpack.pack({ARGV[6], value.t, ARGV[4], value.m}))
 end
 return 1
 """
+_NOBODYS_MS: Final = 24 * 3_600 * 1_000
+"""Idle for so long is what was handed back: longer than any lease."""
 # KEYS: stream, delayed; ARGV: now in ms. Puts what is due back into the stream.
 _DUE: Final = """
 local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, 100)
@@ -123,6 +131,8 @@ class RedisSubscription(BrokerSubscription):
         self.reader: asyncio.Task[None] | None = None
         self.client: Redis | None = None
         self.client_id = 0
+        self.address = ""
+        """Of the client, at Redis."""
         self.is_stopping = False
 
 
@@ -135,9 +145,13 @@ class RedisTransport(BrokerTransport):
         bounded_by_publisher=True,
         delayed_retry=True,
         slows_by_source=True,
+        ordered=True,
+        presence=True,
         accepted="Redis has it, and on its disk as soon as its `appendfsync` says.",
         settled="Redis is about to be told. If it never hears, this host knows when the message comes again.",
     )
+    broker = "Redis"
+    client_errors = (RedisError,)
     subscription_type = RedisSubscription
     payload_limit = _LARGEST
     resend_s = float("inf")  # an answer comes, or the connection is given up
@@ -158,12 +172,12 @@ class RedisTransport(BrokerTransport):
         self._client = self._new_client()
         self._version = b"0"
         self._wants: TopicTrie[str] = TopicTrie()
-        self._known: frozenset[str] = frozenset()
+        self._known: dict[str, list[str]] = {}
+        """The patterns of all subscriptions."""
         self._publications: list[Publication] = []
         self._settled: dict[RedisSubscription, list[bytes]] = {}
         self._work = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
-        self._reconnecting: asyncio.Task[None] | None = None
 
     def key(self, *words: str) -> str:
         """The name of something in Redis."""
@@ -198,20 +212,18 @@ class RedisTransport(BrokerTransport):
         )
 
     async def _connect(self) -> None:
+        await end_task(self._writer)
+        self._writer = None
+        self._publications.clear()  # they are in the outbox, and sent anew in their order
+        await self._close_client(self._client)
         self._client = self._new_client()
-        try:
-            await self._client.ping()
-            await self._read_registry()
-        except (RedisError, *_UNREACHABLE) as error:
-            await self._close_client(self._client)
-            refused = isinstance(error, AuthenticationError | ResponseError)
-            raise TransportError(
-                "Redis cannot be used",
-                where=self.endpoint.public,
-                why=plain(error),
-                fix="mend user and password" if refused else "start the server, or mend host.transport",
-            ) from None
+        await self._client.ping()
+        await self._read_registry()
         self._writer = asyncio.create_task(self._write(), name="redis writer")
+
+    def _advice(self, error: Exception) -> str:
+        refused = isinstance(error, AuthenticationError | ResponseError)
+        return "mend user and password" if refused else super()._advice(error)
 
     async def _close_client(self, client: Redis) -> None:
         with contextlib.suppress(RedisError, *_UNREACHABLE):
@@ -222,9 +234,9 @@ class RedisTransport(BrokerTransport):
         if self._writer is not None:
             await self._flush()
         subscriptions = [one for one in self._ever if isinstance(one, RedisSubscription)]
-        tasks = [self._writer, self._reconnecting, *(one.reader for one in subscriptions)]
+        tasks = [self._writer, *(one.reader for one in subscriptions)]
         await asyncio.gather(*(end_task(task) for task in tasks))
-        self._writer = self._reconnecting = None
+        self._writer = None
         for subscription in subscriptions:
             if subscription.client is not None:
                 await self._close_client(subscription.client)
@@ -238,39 +250,6 @@ class RedisTransport(BrokerTransport):
                     self._work.set()
                     await asyncio.sleep(0.005)
 
-    @property
-    def is_reachable(self) -> bool:
-        """Whether nobody is busy making a new connection."""
-        return self._reconnecting is None
-
-    def _cut_off(self, error: BaseException) -> None:
-        """A command did not get through: begin to look for the server again."""
-        if self._reconnecting is None and self._writer is not None:
-            self._connection_lost(plain(error))
-            self._reconnecting = asyncio.create_task(self._reconnect(), name="redis reconnect")
-
-    async def _reconnect(self) -> None:
-        for delay in backoff():
-            await asyncio.sleep(delay)
-            await self._close_client(self._client)
-            self._client = self._new_client()
-            try:
-                await self._client.ping()
-                await self._read_registry()
-            except (RedisError, *_UNREACHABLE) as error:
-                self._connection_lost(plain(error))
-                continue
-            break
-        self._reconnecting = None
-        for subscription in list(self._subscriptions):
-            assert isinstance(subscription, RedisSubscription)
-            await self._stop_reading(subscription)
-            if subscription.is_ready and subscription.name not in self._known:
-                self._lost(subscription, "it is gone")
-            elif subscription.is_ready:
-                await self._begin_reading(subscription)
-        await self._connection_made()
-
     async def _call(self, command: Callable[[Redis], Awaitable[Any]]) -> Any:
         """Send a command of ours. OSError where it did not get through."""
         try:
@@ -278,7 +257,7 @@ class RedisTransport(BrokerTransport):
         except ResponseError:
             raise
         except (RedisError, *_UNREACHABLE) as error:
-            self._cut_off(error)
+            self._cut_off(plain(error))
             raise ConnectionError(plain(error)) from None
 
     # -- subscriptions --------------------------------------------------------------------------------
@@ -290,14 +269,20 @@ class RedisTransport(BrokerTransport):
         version, subscriptions = await pipe.execute()
         self._version = version or b"0"
         self._wants = TopicTrie()
-        for name, patterns in subscriptions.items():
-            for pattern in msgspec.json.decode(patterns, type=list[str]):
-                self._wants.add(TopicPattern(pattern), name.decode())
-        self._known = frozenset(name.decode() for name in subscriptions)
+        self._known = {
+            name.decode(): msgspec.json.decode(patterns, type=list[str])
+            for name, patterns in subscriptions.items()
+        }
+        for name, patterns in self._known.items():
+            for pattern in patterns:
+                self._wants.add(TopicPattern(pattern), name)
 
     async def _establish(self, subscription: BrokerSubscription) -> None:
         assert isinstance(subscription, RedisSubscription)
-        patterns = msgspec.json.encode([pattern.text for pattern in subscription.patterns])
+        wanted = self._patterns_of(subscription)
+        if set(self._known.get(subscription.name, wanted)) != set(wanted):
+            wanted = await self._agree_with_peers(subscription)
+        patterns = msgspec.json.encode(wanted)
         keys = [self.key("subscriptions"), self.key("version"), subscription.key]
         try:
             made = await self._call(
@@ -309,33 +294,114 @@ class RedisTransport(BrokerTransport):
                 )
             )
             if not made:
-                raise TransportError(
-                    f"the queue of {subscription.name} is missing",
-                    where=self.endpoint.public,
-                    why="create=no says not to make it",
-                    fix="make it, or leave create=no out",
-                )
+                raise self._missing(f"the queue of {subscription.name}")
             await self._call(lambda client: self._read_registry())
+            if await self._pending(subscription, "-", 1):
+                asked = monotonic()
+                await self._agree_with_peers(subscription)
+                # What a host had that has died comes before anything newer. Who is alive has answered.
+                if not self.peers.share(subscription.name, since=asked):
+                    await self._take_all(subscription)
         except ResponseError as error:
+            if _NO_ROOM in plain(error):
+                raise ConnectionError(plain(error)) from None
             raise TransportError(
                 f"Redis refuses the queue of {subscription.name}",
                 where=self.endpoint.public,
                 why=plain(error),
             ) from None
-        await self._stop_reading(subscription)
         await self._begin_reading(subscription)
 
+    async def _resume(self, subscription: BrokerSubscription) -> None:
+        assert isinstance(subscription, RedisSubscription)
+        if subscription.name in self._known:
+            await self._begin_reading(subscription)
+        else:
+            self._lost(subscription, "it is gone")
+
     async def _begin_reading(self, subscription: RedisSubscription) -> None:
+        await self._stop_reading(subscription)
         subscription.is_stopping = False
+        if subscription.client_id:
+            await self._end_connection(subscription)
+        try:
+            await self._take_what_was_on_its_way(subscription)
+            await self._take_what_is_nobodys(subscription)
+        except ResponseError as error:
+            self._lost(subscription, plain(error))
+            return
         subscription.client = client = self._new_client(reads=True)
         try:
             subscription.client_id = await client.client_id()
+            subscription.address = await self._address_of(client)
         except (RedisError, *_UNREACHABLE) as error:
-            self._cut_off(error)
+            self._cut_off(plain(error))
             raise ConnectionError(plain(error)) from None
         subscription.reader = asyncio.create_task(
             self._read(subscription, client), name=f"{subscription.name} reader"
         )
+
+    @staticmethod
+    async def _address_of(client: Redis) -> str:
+        """What Redis knows its end of the connection by; empty where it does not say."""
+        try:
+            return str((await client.client_info())["addr"])
+        except (ResponseError, KeyError):
+            return ""
+
+    async def _end_connection(self, subscription: RedisSubscription) -> None:
+        """Redis may not have seen that it was lost, and deliver what comes next into the void."""
+        number, address = subscription.client_id, subscription.address
+        ways = [
+            _unblock(number)
+        ]  # another client has the number when Redis was started again: no harm is done
+        if address:
+            ways.insert(0, lambda client: client.client_kill_filter(_id=str(number), addr=address))
+        for way in ways:
+            with contextlib.suppress(ResponseError):  # we may not, or it is gone
+                await self._call(way)
+                return
+
+    async def _take_what_was_on_its_way(self, subscription: RedisSubscription) -> None:
+        """What Redis has delivered to us and we have not got, before anything newer."""
+        await self._take_all(subscription, consumername=self._consumer)
+
+    async def _take_all(self, subscription: RedisSubscription, **of: Any) -> None:
+        """What was delivered, is not settled, and is not here."""
+        # One that is closing may hold messages of the same queue.
+        held = {key for one in self._ever if one.name == subscription.name for key in one._held}
+        after = "-"
+        while True:
+            page = await self._pending(subscription, after, _AT_A_TIME, **of)
+            await self._take(subscription, [one for one in page if one["message_id"] not in held], 0)
+            if len(page) < _AT_A_TIME:
+                return
+            after = "(" + page[-1]["message_id"].decode()
+
+    async def _take_what_is_nobodys(self, subscription: RedisSubscription) -> None:
+        """What silent hosts hold, and what was handed back."""
+        room = subscription.prefetch - len(subscription._buffer)
+        if room > 0:
+            overdue = await self._pending(subscription, "-", room, idle=int(self.lease_s * 1_000))
+            await self._take(subscription, overdue, int(self.lease_s * 1_000))
+
+    async def _pending(
+        self, subscription: RedisSubscription, start: str, count: int, **which: Any
+    ) -> list[dict[str, Any]]:
+        """What was delivered and is not settled; raises `ResponseError` where there is no queue."""
+        found: list[dict[str, Any]] = await self._call(
+            lambda client: client.xpending_range(subscription.key, _GROUP, start, "+", count, **which)
+        )
+        return found
+
+    async def _take(
+        self, subscription: RedisSubscription, pending: Sequence[Mapping[str, Any]], idle: int
+    ) -> None:
+        """Have what has been idle for so many ms delivered to us."""
+        times = {one["message_id"]: one["times_delivered"] for one in pending}
+        if times:
+            for entry, fields in await self._claim(subscription, list(times), idle=idle):
+                await self._arrived(subscription, entry, fields, times[entry] + 1)
 
     async def _stop_reading(self, subscription: RedisSubscription) -> None:
         reader, client = subscription.reader, subscription.client
@@ -356,7 +422,7 @@ class RedisTransport(BrokerTransport):
             async with asyncio.timeout(1):
                 while not reader.done():
                     if self.is_reachable:
-                        await self._call(lambda client: client.client_unblock(subscription.client_id))
+                        await self._call(_unblock(subscription.client_id))
                     await asyncio.wait([reader], timeout=0.02)
         await self._stop_reading(subscription)
 
@@ -385,7 +451,7 @@ class RedisTransport(BrokerTransport):
                     self._lost(subscription, plain(error))
                 return
             except (RedisError, *_UNREACHABLE) as error:
-                self._cut_off(error)
+                self._cut_off(plain(error))
                 return
             for _, entries in answer or ():
                 for entry, fields in entries:
@@ -423,8 +489,6 @@ class RedisTransport(BrokerTransport):
             await self._work.wait()
             self._work.clear()
             if not self.is_reachable:
-                # They are in the outbox, and sent anew with the new connection; forgotten here before that.
-                self._publications.clear()
                 await asyncio.sleep(0.01)
                 self._work.set()
                 continue
@@ -434,10 +498,12 @@ class RedisTransport(BrokerTransport):
                 await self._write_round(publications, settled)
             except (RedisError, *_UNREACHABLE) as error:
                 if isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError):
-                    for publication in publications:
+                    # With those that wait for the next round: it might be taken.
+                    waiting, self._publications = self._publications, []
+                    for publication in (*publications, *waiting):
                         self._refused(publication.number, plain(error))
                 else:
-                    self._cut_off(error)  # what was settled is known here when it comes again
+                    self._cut_off(plain(error))  # what was settled is known here when it comes again
             if self._publications or self._settled:
                 self._work.set()
 
@@ -486,6 +552,9 @@ class RedisTransport(BrokerTransport):
         for publication in publications:
             if publication.number not in self._outbox:
                 continue  # sent twice, and answered
+            if publication.publisher in self._held_back:
+                publication.due = NOT_SENT  # it goes with what came before it
+                continue
             lost = [one for one in publication.subscriptions if one.is_ready and one.name not in self._known]
             for subscription in lost:
                 self._lost(subscription, "it is gone")
@@ -510,11 +579,16 @@ class RedisTransport(BrokerTransport):
                     _RETURN,
                     2,
                     *(subscription.key, subscription.delayed_key),
-                    *(_GROUP, delivery.handle, str(delivery.attempt + 1), str(due), secrets.token_hex(8)),
+                    *(_GROUP, self._consumer, delivery.handle, str(delivery.attempt + 1), str(due)),
+                    *(secrets.token_hex(8), str(_NOBODYS_MS)),
                 )
             )
         if due and not subscription._is_closing:
             asyncio.get_running_loop().call_later(delay + 0.005, self._when_due, subscription)
+
+    async def _hand_on(self, delivery: BrokerDelivery, payload: bytes) -> None:
+        delivery.attempt -= 1  # that was none
+        await self._hand_back(delivery, 0.0)
 
     def _when_due(self, subscription: RedisSubscription) -> None:
         if self._open and self.is_reachable and not subscription._is_closing:
@@ -538,8 +612,9 @@ class RedisTransport(BrokerTransport):
             assert isinstance(subscription, RedisSubscription)
             await self._claim(subscription, entries, justid=True)
 
-    async def _claim(self, subscription: RedisSubscription, entries: list[Any], *, justid: bool) -> Any:
-        idle = 0 if justid else int(self.lease_s * 1_000)
+    async def _claim(
+        self, subscription: RedisSubscription, entries: list[Any], *, idle: int = 0, justid: bool = False
+    ) -> Any:
         try:
             return await self._call(
                 lambda client: client.xclaim(
@@ -556,23 +631,55 @@ class RedisTransport(BrokerTransport):
         if not subscription.is_ready:
             return
         await self._put_back_what_is_due(subscription)
-        room = subscription.prefetch - len(subscription._buffer)
-        if room <= 0:
-            return
         try:
-            overdue = await self._call(
-                lambda client: client.xpending_range(
-                    subscription.key, _GROUP, "-", "+", room, idle=int(self.lease_s * 1_000)
-                )
-            )
+            await self._take_what_is_nobodys(subscription)
         except ResponseError as error:
             self._lost(subscription, plain(error))
-            return
-        times = {entry["message_id"]: entry["times_delivered"] for entry in overdue}
-        if times:
-            claimed = await self._claim(subscription, list(times), justid=False)
-            for entry, fields in claimed:
-                await self._arrived(subscription, entry, fields, times[entry] + 1)
+
+    async def _tick(self, now: float) -> None:
+        for host, (document, ago) in (await self._told("want")).items():
+            self._heard_wants(host, document, ago)
+        await super()._tick(now)
+
+    async def _say_what_is_wanted(self) -> None:
+        await self._tell("want", self._id, self._wants_document())
+
+    async def announce(self, host: str, document: bytes) -> None:
+        try:
+            await self._tell("host", host, document)
+        except ResponseError as error:
+            raise self._unusable(plain(error), "give it more memory, or the user more rights") from None
+
+    async def announced(self) -> Mapping[str, bytes]:
+        try:
+            return {host: document for host, (document, _) in (await self._told("host")).items()}
+        except ResponseError as error:
+            raise self._unusable(plain(error), "give the user more rights") from None
+
+    async def _tell(self, what: str, host: str, document: bytes) -> None:
+        pipe = self._client.pipeline(transaction=True)
+        pipe.set(self.key(what, host), document, px=_ANNOUNCED_MS)
+        pipe.sadd(self.key(f"{what}s"), host)
+        await self._call(lambda client: pipe.execute())
+
+    async def _told(self, what: str) -> dict[str, tuple[bytes, float]]:
+        """The newest that each host has said of it lately, and how many seconds ago."""
+        hosts = sorted(await self._call(lambda client: client.smembers(self.key(f"{what}s"))))
+        pipe = self._client.pipeline(transaction=False)
+        for host in hosts:
+            pipe.get(self.key(what, host.decode()))
+            pipe.pttl(self.key(what, host.decode()))
+        answers = await self._call(lambda client: pipe.execute()) if hosts else []
+        found = list(zip(hosts, answers[::2], answers[1::2], strict=True))
+        gone = [host for host, document, _ in found if document is None]
+        if gone:
+            with contextlib.suppress(ResponseError):  # where nothing can be written it is done later
+                await self._call(lambda client: client.srem(self.key(f"{what}s"), *gone))
+        return {
+            host.decode(): (document, (_ANNOUNCED_MS - left) / 1_000)
+            for host, document, left in found
+            if document is not None
+        }
 
     async def _backlog(self, subscription: BrokerSubscription) -> Backlog:
         assert isinstance(subscription, RedisSubscription)
@@ -587,6 +694,10 @@ class RedisTransport(BrokerTransport):
             raise ConnectionError(plain(error)) from None
         held = pending["pending"]
         return Backlog(max(0, length - held), held + delayed)
+
+
+def _unblock(client_id: int) -> Callable[[Redis], Awaitable[Any]]:
+    return lambda client: client.client_unblock(client_id)
 
 
 def open_redis(url: str) -> RedisTransport:

@@ -1,13 +1,14 @@
 """Opens a transport from its URL. A new transport is one line here."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from echo_core.errors import SettingsError
 from echo_core.transports.base import Transport
+from echo_core.transports.local import LocalTransport
 from echo_core.transports.memory import MemoryTransport
 from echo_core.transports.sqlite.transport import open_from_url
 
@@ -39,13 +40,15 @@ _SCHEMES: Final[dict[str, _Open]] = {
     "nats": _of_extra("nats"),
     "redis": _of_extra("redis"),
     "amqp": _of_extra("amqp"),
+    "kafka": _of_extra("kafka"),
 }
 
 
-def transport_for(url: str, folder: Path | None = None) -> Transport:
+def transport_for(url: str, folder: Path | None = None, local: Sequence[str] = ()) -> Transport:
     """The transport that `url` names, not yet open; raises `SettingsError` for an unknown scheme.
 
-    Relative paths in the URL begin at `folder`.
+    Relative paths in the URL begin at `folder`. What is published to topics that one of the patterns `local`
+    means stays in this process.
     """
     scheme = urlsplit(url).scheme.removesuffix("+tls")
     if scheme not in _SCHEMES:
@@ -54,4 +57,11 @@ def transport_for(url: str, folder: Path | None = None) -> Transport:
             where="host.transport",
             fix=f"use one of {', '.join(f'{known}://' for known in _SCHEMES)}",
         )
-    return _SCHEMES[scheme](url, folder)
+    transport = _SCHEMES[scheme](url, folder)
+    return LocalTransport(transport, local) if local and scheme != "memory" else transport
+
+
+def without_secrets(url: str) -> str:
+    """The URL for people: without user, password and options."""
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2].partition("?")[0]

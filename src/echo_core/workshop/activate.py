@@ -7,7 +7,9 @@ from echo_core.errors import NotFound
 from echo_core.manifest import FILE_NAME
 from echo_core.runtime.config import check_config
 from echo_core.runtime.libraries.library import Library, read_library
+from echo_core.runtime.offer import check_beside_host
 from echo_core.runtime.registry import Available, available, disable, enable
+from echo_core.runtime.settings import load_settings
 from echo_core.workshop.lookup import not_found
 from echo_core.workshop.source import plugin_sources
 from echo_core.workspace import BuildType, Workspace
@@ -41,7 +43,8 @@ def activate(
     """Enable this version of the plugin, or its newest (PEP 440), instead of any that was enabled before.
 
     The library is validated first; if it fails, what was enabled stays so. Raises `NotFound`,
-    `LibraryError`, `ManifestError`, or `ConfigError` for defaults that contradict the `config_schema`.
+    `LibraryError`, `ManifestError`, `ConfigError` for defaults that contradict the `config_schema`,
+    `PluginLoadError` for a compiled package that the host has in another version, or `SettingsError`.
     """
     return activate_found(workspace, find(workspace, name, build_type, version))
 
@@ -61,6 +64,7 @@ def find(workspace: Workspace, name: str, build_type: BuildType, version: str | 
     library = read_library(entry.path)
     where = str(library.path / FILE_NAME)
     check_config(library.manifest, library.manifest.config, where=where, complete=False)
+    check_beside_host(library, load_settings(workspace))
     return library
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -17,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from echo_core.errors import BuildError, LibraryError
+from echo_core.runtime.isolation.limits import IN_PROCESS
 from echo_core.runtime.libraries.files import copy_hashed, replace_file, sha256_of
 from echo_core.runtime.libraries.library import ANY_PLATFORM, LOCK_FILE, WHEELS, this_platform
 from echo_core.runtime.libraries.platform import contradiction, is_platform, platform_versions
@@ -31,10 +34,7 @@ _REQUIRES: Final = "# requires: "
 _ENVIRONMENT: Final = "# environment: "
 _PIN: Final = re.compile(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})")
 _DEPENDS_ON_PLACE: Final = re.compile(r"\b(python_|os_name|sys_platform|platform_|implementation_)")
-_OWN_PROCESS: Final = (
-    "the host shares this package with all plugins; loosen the version, "
-    "or wait until plugins can have a process of their own"
-)
+_SHARED: Final = "the host shares this package with all plugins, in every tier: loosen the version"
 _PIP_SECONDS: Final = 600
 _PIP_LINES: Final = 8
 
@@ -95,7 +95,7 @@ def gather(workspace: Workspace, source: Source, folder: Path) -> Dependencies:
         wheels = _read(source.name, folder)
     else:
         kept = lock.pins if lock and lock.requires == requires else ()
-        _resolve(source.name, requires, kept, folder)
+        _choose(source, requires, kept, folder)
         wheels = _read(source.name, folder)
         pins = tuple(Pin(wheel.name, wheel.version, sha256_of(wheel.path)) for wheel in wheels)
         python, platform = where_they_run(source.requirements, wheels)
@@ -171,7 +171,7 @@ def _here() -> str:
 def _check_platform(whose: str, requirements: Iterable[Requirement]) -> None:
     for requirement in requirements:
         if reason := contradiction(requirement):
-            raise BuildError(f"{whose} does not go with this host", why=reason, fix=_OWN_PROCESS)
+            raise BuildError(f"{whose} does not go with this host", why=reason, fix=_SHARED)
 
 
 def _read(name: str, folder: Path) -> tuple[Wheel, ...]:
@@ -234,7 +234,35 @@ def _keep(workspace: Workspace, wheel: Path) -> None:
         replace_file(kept, wheel.read_bytes())
 
 
-def _resolve(name: str, requires: Sequence[str], kept: Sequence[Pin], folder: Path) -> None:
+def _choose(source: Source, requires: Sequence[str], kept: Sequence[Pin], folder: Path) -> None:
+    """Resolve; in the host's process, with the compiled packages that the host has, if that can be.
+
+    Two versions of one cannot be there.
+    """
+    locked = [f"{pin.name}=={pin.version}" for pin in kept]
+    names = {canonicalize_name(pin.name) for pin in kept}
+    wishes: list[str] = []
+    if source.manifest.isolation == IN_PROCESS:
+        wishes = [f"{name}=={version}" for name, version in _compiled_here().items() if name not in names]
+    try:
+        _resolve(source.name, requires, [*locked, *wishes], folder)
+    except BuildError as error:
+        if not any(wish in error.why for wish in wishes):
+            raise
+        _resolve(source.name, requires, locked, folder)
+
+
+def _compiled_here() -> dict[str, str]:
+    """The packages with extension modules that are installed beside Echo Core, with their versions."""
+    return {
+        canonicalize_name(installed.name): installed.version
+        for installed in metadata.distributions()
+        if not is_platform(installed.name)
+        and any(str(path).endswith(tuple(EXTENSION_SUFFIXES)) for path in installed.files or ())
+    }
+
+
+def _resolve(name: str, requires: Sequence[str], kept: Sequence[str], folder: Path) -> None:
     """Let pip choose the versions, the platform packages being as they are here, and fetch the wheels.
 
     Each platform package is represented by an empty wheel of the host's version with a local label that
@@ -247,7 +275,7 @@ def _resolve(name: str, requires: Sequence[str], kept: Sequence[Pin], folder: Pa
             Path(scratch, "stands"),
         )
         stands.mkdir()
-        pins = [f"{pin.name}=={pin.version}" for pin in kept]
+        pins = list(kept)
         for package, version in platform_versions().items():
             label = version.partition("+")[0] + _HOST
             _write_stand_in(stands, package, label)
@@ -294,7 +322,7 @@ def _pip_download(name: str, folder: Path, *arguments: str) -> None:
         raise BuildError(
             f"the dependencies of {name} cannot be had",
             why="\n".join(_reasons(output)),
-            fix=_OWN_PROCESS
+            fix=_SHARED
             if _HOST in output
             else "change dependencies in pyproject.toml, or pip's configuration",
         )

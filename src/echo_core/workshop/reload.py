@@ -22,7 +22,7 @@ _BURST_MS: Final = 200
 _PAUSE_MS: Final = 1_000
 """Time without a change after which what was not looked at yet is."""
 _MADE_BY_TOOLS: Final = ("__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis")
-Said = Callable[[str, float | None, EchoCoreError | None], None]
+Said = Callable[[str, str, EchoCoreError | None], None]
 
 
 class Reloader:
@@ -32,18 +32,22 @@ class Reloader:
     """
 
     def __init__(self, workspace: Workspace, store: Store, said: Said, *, only: Collection[str] = ()) -> None:
-        """`said` hears of each plugin: the seconds that a swap took, or the error that prevented it."""
+        """`said` hears of each plugin what was done, or an error."""
         self._workspace = workspace
         self._store = store
         self._said = said
         self._only = frozenset(only)
         self._trouble: dict[str, str] = {}
+        self._begun: dict[str, str] = {}
+        """The digest of each that the host was given at its start."""
 
     def begin(self, host: Host) -> None:
         """Give the host each plugin as it is now; one that cannot be built is FAILED, until it is mended."""
         for name in self._names():
             try:
-                host.offer(offer_of(self._build(name), self._store))
+                library = self._build(name)
+                host.offer(offer_of(library, self._store))
+                self._begun[name] = library.digest
             except EchoCoreError as error:
                 host.refuse(name, error, build_type="development")
                 self._complain(name, error)
@@ -70,9 +74,10 @@ class Reloader:
         """The plugins that these files belong to; what tools write is nobody's."""
         found = set()
         for path in paths:
-            name, *rest = path.relative_to(self._workspace.workshop).parts
+            name, *rest = path.relative_to(self._workspace.workshop).parts or (".",)
             is_ours = not any(part in _MADE_BY_TOOLS for part in rest) and not name.startswith(".")
-            if rest and is_ours and (not self._only or name in self._only):
+            # A plugin that is created, or thrown away, is one change of its folder.
+            if is_ours and (rest or not path.is_file()) and (not self._only or name in self._only):
                 found.add(name)
         return found
 
@@ -81,25 +86,30 @@ class Reloader:
         try:
             if name not in self._names():
                 await host.deactivate(name)
-            else:
-                library = await asyncio.to_thread(self._build, name)
-                running = host.plugin(name)
-                if running is not None and running.is_live and running.digest == library.digest:
-                    return
-                await host.activate(offer_of(library, self._store))
+                self._said(name, "is taken down", None)
+                return
+            library = await asyncio.to_thread(self._build, name)
+            running = host.plugin(name)
+            if running is not None and running.is_live and running.digest == library.digest:
+                if self._trouble.pop(name, None):
+                    self._said(name, "is in order again, as what runs", None)
+                return
+            if self._begun.pop(name, None) == library.digest:  # it has just failed, and said so
+                return
+            await host.activate(offer_of(library, self._store))
         except (HostStopping, NotFound):
             return
         except EchoCoreError as error:
             self._complain(name, error)
         else:
             self._trouble.pop(name, None)
-            self._said(name, perf_counter() - began, None)
+            self._said(name, f"is swapped in {perf_counter() - began:.2f} s", None)
 
     def _complain(self, name: str, error: EchoCoreError) -> None:
         """Say it once: editors save a file more often than they change it."""
         if self._trouble.get(name) != str(error):
             self._trouble[name] = str(error)
-            self._said(name, None, error)
+            self._said(name, "", error)
 
     def _names(self) -> list[str]:
         return [name for name in plugin_sources(self._workspace) if not self._only or name in self._only]

@@ -15,6 +15,7 @@ from echo_core.runtime.settings import Tier
 from echo_core.runtime.states import PluginState
 from runtime.hosting import FAST_RETRIES, Handler, Numbers, manifest
 from runtime.isolation.tiers import TIERS, Tiers
+from runtime.message_history.history import asking, recording, visit
 
 EVERYTHING = """
     import asyncio
@@ -64,9 +65,11 @@ def run(tiers: Tiers, items: Any, sink: Handler | None = None) -> Any:
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_every_answer_means_the_same(tmp_path: Path, tier: Tier) -> None:
-    tiers, sink = Tiers(tmp_path, tier), Handler()
-    tiers.add(EVERYTHING, config={"color": "red"}, timeouts={"message_ms": 300})
-    numbers = run(tiers, 10, sink)["subject"]
+    history = tmp_path / "history.sqlite"
+    with recording(history) as recorder:
+        tiers, sink = Tiers(tmp_path, tier, message_history=recorder), Handler()
+        tiers.add(EVERYTHING, config={"color": "red"}, timeouts={"message_ms": 300})
+        numbers = run(tiers, 10, sink)["subject"]
     letters = {letter.reason for letter in tiers.world.dead_letters.newest()}
     assert letters == {
         "FAILED: two is no good",
@@ -85,6 +88,23 @@ def test_every_answer_means_the_same(tmp_path: Path, tier: Tier) -> None:
     assert (made.source, made.version) == ("subject", "0.1.0")
     assert [receipt.source for receipt in made.receipts] == ["feed"]
     assert numbers.state is PluginState.STOPPED
+    newest = asking(history, lambda asked: asked.newest(10)).origins
+    paths = asking(history, lambda asked: [asked.trace(each.id) for each in reversed(newest)])
+    told = [[each.outcome for each in visit(path.messages[0], "subject").attempts] for path in paths]
+    three, dead = ["failed"] * 3, "dead-lettered"
+    assert told == [
+        ["processed"],
+        ["filtered"],
+        ["failed", dead],
+        [*three, dead],
+        ["failed", "failed", "processed"],
+        ["processed"],
+        [*three, dead],
+        ["failed", dead],
+        [*three, dead],
+        ["processed"],
+    ]
+    assert [len(path.messages) - 1 for path in paths][:3] == [1, 0, 0]
 
 
 def test_nothing_half_done_is_published_by_a_plugin_in_its_own_process(tmp_path: Path) -> None:
@@ -94,6 +114,34 @@ def test_nothing_half_done_is_published_by_a_plugin_in_its_own_process(tmp_path:
     assert numbers.dead_lettered == 1
     assert numbers.published == 0
     assert sink.data == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_of_a_batch_that_is_broken_off_those_count_as_failed_that_fail_alone_or_else_one(
+    tmp_path: Path, tier: Tier
+) -> None:
+    code = """
+        from echo_core import Plugin, ProcessingStatus
+
+        class Batching(Plugin):
+            async def process_message(self, topic, message):
+                if message.data in (3, 5):
+                    raise ValueError("alone")
+                return ProcessingStatus.ACKNOWLEDGED
+
+            async def process_batch(self, topics, messages):
+                if {3, 13} & {message.data for message in messages}:
+                    raise ValueError("as a whole")
+                return [await self.process_message("", message) for message in messages]
+
+        def create_plugin():
+            return Batching()
+    """
+    tiers = Tiers(tmp_path, tier)
+    tiers.add(code, delivery=FAST_RETRIES | {"batch_size": 10, "batch_wait_ms": 5_000})
+    numbers = run(tiers, 20)["subject"]
+    assert (numbers.received, numbers.processed, numbers.dead_lettered) == (20, 18, 2)
+    assert numbers.failed_first == 3  # 3, 5 and whoever made the second batch fail
 
 
 @pytest.mark.parametrize("tier", TIERS)

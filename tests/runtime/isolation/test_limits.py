@@ -41,4 +41,10 @@ def test_a_process_sees_little_of_the_environment() -> None:
         "MODEL": "small",
     }
     passed = {"PATH", "LC_ALL", "OTEL_EXPORTER_OTLP_ENDPOINT", "https_proxy", "MODEL"}
-    assert set(scrubbed(environ, Limits(environment=("MODEL",)))) == passed
+    sooner = {"OTEL_BSP_SCHEDULE_DELAY", "OTEL_METRIC_EXPORT_INTERVAL"}
+    assert set(scrubbed(environ, Limits(environment=("MODEL",)))) == passed | sooner
+
+
+def test_it_sends_its_telemetry_sooner_than_is_usual_unless_the_environment_says_when() -> None:
+    found = scrubbed({"OTEL_BSP_SCHEDULE_DELAY": "3000"}, Limits())
+    assert found == {"OTEL_BSP_SCHEDULE_DELAY": "3000", "OTEL_METRIC_EXPORT_INTERVAL": "10000"}

@@ -62,6 +62,12 @@ def test_memory_is_bounded_softly_and_then_hard() -> None:
     assert "110 MiB" in liveness.reason
 
 
+def test_too_many_processes_are_the_end() -> None:
+    found, liveness = verdicts(lambda turn: Signs(turn, turn, processes=turn), 60, Limits(processes=30))
+    assert (len(found), found[-1]) == (31, Verdict.KILL)
+    assert "more than 30 processes" in liveness.reason
+
+
 def test_no_limit_is_no_limit() -> None:
     found, _ = verdicts(lambda turn: Signs(turn, turn, resident_mb=1e6), 5, Limits(memory_mb=0))
     assert set(found) == {Verdict.WELL}

@@ -119,3 +119,30 @@ def test_the_host_ends_the_trace_of_a_message_whose_process_died(tmp_path: Path)
     assert letter.trace_id == sent.trace_id
     assert named(spans, "plugin.crash")
     assert named(spans, "plugin.restart")
+
+
+def test_what_a_process_had_not_sent_when_it_died_is_counted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = CODE.replace(
+        "if message.data == 2:", "if message.data == 2:\n                await asyncio.sleep(0.5)"
+    )
+    with OtlpReceiver() as receiver:
+        environ = receiver.environ() | {
+            "OTEL_BSP_SCHEDULE_DELAY": "60000",
+            "OTEL_BLRP_SCHEDULE_DELAY": "60000",
+        }
+        tiers = Tiers(tmp_path, otel=environ)
+        tiers.add(code.replace("import os", "import asyncio, os", 1), environ=environ)
+        tiers.world.add(Numbers([0, 0, 0, 2]), manifest("feed", says=("in",), plugin_type="source"))
+        asyncio.run(tiers.world.run())
+        assert tiers.world.telemetry.shutdown()
+        lost = {
+            point.attributes["telemetry.signal"]: point.value
+            for point in receiver.metrics()
+            if point.name == "telemetry.lost" and point.attributes["telemetry.reason"] == "process died"
+        }
+    # Of each message three spans and a record of the log; the message that ends it has not ended then.
+    assert lost["traces"] >= 9
+    assert lost["logs"] >= 3
+    assert "with it went about" in caplog.text

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from echo_core.runtime.dead_letters import DeadLetter
+from echo_core.runtime.host import Host
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import PluginSnapshot
-from runtime.hosting import Handler, Numbers, manifest
+from runtime.hosting import Endless, Handler, Numbers, manifest, running
 from runtime.isolation.tiers import Tiers
 from support.children import children
 
@@ -118,6 +119,37 @@ def test_the_message_that_ends_the_process_is_found_in_a_batch(tmp_path: Path) -
     assert sorted(run.sink.data) == run.others
     assert [letter.message().data for letter in run.letters] == [5]
     assert len(run.crashes) == 2
+
+
+@pytest.mark.parametrize(
+    ("deed", "reason"),
+    [
+        ("raise KeyboardInterrupt('mine')", "KeyboardInterrupt: mine"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("raise BaseException('odd')", "BaseException: odd"),
+        ("raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})", "Mute: <no text"),
+        ("raise ValueError('x' * 20_000_000)", "ValueError: xxxx"),
+    ],
+)
+def test_whatever_a_handler_raises_is_a_failed_attempt(tmp_path: Path, deed: str, reason: str) -> None:
+    run = Run(tmp_path, saboteur(deed), delivery={"max_attempts": 2, "backoff_ms": 1})
+    run.to_the_end()
+    assert run.sink.data == run.others
+    assert run.letters[0].reason.startswith(reason)
+    assert len(run.letters[0].reason) < 11_000
+    assert run.crashes == []
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_message_that_ends_the_process_after_it_was_handled_is_found(tmp_path: Path, lanes: int) -> None:
+    run = Run(tmp_path, saboteur("os.closerange(3, 256)"), count=300, delivery={"lanes": lanes})
+    numbers = run.to_the_end()
+    assert sorted(run.sink.data) == run.others
+    (letter,) = run.letters
+    assert letter.message().data == 5
+    assert letter.reason.startswith("PluginCrashed")
+    assert len(run.crashes) == 2
+    assert numbers.failed_attempts == 1
 
 
 def test_a_segmentation_fault_leaves_the_stack_behind(tmp_path: Path) -> None:
@@ -290,6 +322,18 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
+def test_a_process_that_starts_too_many_others_is_killed_with_them(tmp_path: Path) -> None:
+    deed = """
+        while True:
+            await asyncio.create_subprocess_exec(sys.executable, "-IS", "-c", "import time; time.sleep(600)")
+    """
+    run = Run(tmp_path, saboteur(deed), count=8, processes=5)
+    run.to_the_end()
+    assert sorted(set(run.sink.data)) == [number for number in range(8) if number != 5]
+    (letter,) = run.letters
+    assert "more than 5 processes of its own" in letter.reason
+
+
 def test_the_host_checks_what_a_process_publishes_itself(tmp_path: Path) -> None:
     deed = """
         import msgspec
@@ -331,6 +375,39 @@ def test_a_process_killed_from_outside_loses_nothing(tmp_path: Path) -> None:
     assert sorted(set(run.sink.data)) == list(range(3_000))
     assert len(run.sink.data) == 3_000  # one accepted result for each
     assert numbers.processed == 3_000
+
+
+def test_the_spare_takes_the_place_of_a_process_that_dies_and_another_is_made_ready(tmp_path: Path) -> None:
+    run = Run(tmp_path, saboteur("pass"), count=0, spare=True)
+    run.tiers.world.add(Endless(), manifest("endless", says=("in",), plugin_type="source"))
+
+    def is_running(host: Host) -> bool:
+        return host.snapshot().plugins[0].state is PluginState.RUNNING
+
+    async def spare() -> int:
+        while len(found := children() - run.children - {run.tiers.pid()}) != 1:
+            await asyncio.sleep(0.01)
+        return found.pop()
+
+    async def scenario() -> None:
+        async with running(run.tiers.world) as host:
+            first = await spare()
+            os.kill(run.tiers.pid(), signal.SIGKILL)
+            while run.tiers.pid() != first or not is_running(host):
+                await asyncio.sleep(0.01)
+            before = len(run.sink.data)
+            while len(run.sink.data) < before + 10:
+                await asyncio.sleep(0.01)
+            second = await spare()
+            os.kill(second, signal.SIGKILL)  # one that dies as a spare harms nobody
+            await asyncio.sleep(0.05)
+            assert is_running(host)
+            os.kill(run.tiers.pid(), signal.SIGKILL)
+            while run.tiers.pid() in (0, first):
+                await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    assert children() <= run.children
 
 
 def test_a_process_that_dies_while_it_loads_or_starts_fails_its_plugin_at_once(tmp_path: Path) -> None:

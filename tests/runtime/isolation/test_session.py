@@ -25,7 +25,7 @@ class Foreign:
 
 
 def session(broken: list[str]) -> tuple[Session, Foreign]:
-    async def accept(topic: str, message: object) -> None: ...
+    async def accept(wanted: object) -> None: ...
 
     transport = Foreign()
     made = Session(1, accept, broken.append, lambda: None)

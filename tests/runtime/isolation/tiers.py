@@ -42,6 +42,7 @@ class Tiers:
     ) -> Plugin:
         if self.tier == "in_process":
             return load(library, Store(self.workspace.state)).plugin
+        isolation.setdefault("spare", False)  # or tests that count processes have to reckon with it
         settings = Settings(isolation=IsolationSettings(plugins={library.name: PluginIsolation(**isolation)}))
         spec = spec_of(library, self.workspace.state, settings, {**os.environ, **(environ or {})})
         remote = self.remote[library.name] = RemotePlugin(spec)
@@ -50,7 +51,9 @@ class Tiers:
     def add(self, code: str, name: str = "subject", **more: Any) -> Library:
         """Run this code as a plugin; `memory_mb`, `block_s` and `environ` are for its process."""
         own = {
-            key: more.pop(key) for key in ("memory_mb", "block_s", "environ", "environment") if key in more
+            key: more.pop(key)
+            for key in ("memory_mb", "block_s", "processes", "spare", "environ", "environment")
+            if key in more
         }
         library = self.library(code, name, **more)
         self.world.host.add(library.manifest, lambda: self.plugin(library, **own))

@@ -61,7 +61,7 @@ def fast(index: Path, version: str) -> list[Path]:
     return [index / f"fast-{version}-{TAG}.whl", index / "helper-1.0-py3-none-any.whl"]
 
 
-def answer(loaded: LoadedPlugin) -> object:
+def answer(loaded: LoadedPlugin) -> Any:
     assert isinstance(loaded.plugin, Transformer)
     plugin: Any = loaded.plugin
     return asyncio.run(plugin.transform(BaseMessage(source="test", data=None)))
@@ -112,24 +112,74 @@ def test_a_version_that_was_never_imported_makes_room_for_another(
 def test_a_version_other_than_the_hosts_is_refused(
     workspace: Workspace, store: Store, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = tmp_path / "host" / "fast-0.5.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 0.5\n")
-    monkeypatch.syspath_prepend(tmp_path / "host")
+    install("0.5", tmp_path / "host", monkeypatch)
     with pytest.raises(PluginLoadError, match=r"one needs the compiled package fast 1\.0") as caught:
         plugin_with(workspace, store, index, "one", "1.0")
     assert "the host itself has 0.5" in caught.value.why
+
+
+def with_sources(index: Path, *, needed_by: str = "") -> list[Path]:
+    """A wheel as mypyc makes it; and one with real machine code only, that needs it."""
+    suffix = EXTENSION_SUFFIXES[0]
+    files: dict[str, str | bytes] = {
+        "fast/__init__.py": "from fast import helper\nfrom fast.inner import VERSION\n",
+        "fast/helper.py": "",
+        "fast/inner.py": "VERSION = 'of the source'\n",
+        f"fast/inner{suffix}": b"no real machine code",
+        f"fast/inner__mypyc{suffix}": b"nor here",
+    }
+    wheels = [make_wheel(index / "mypyc", "fast", "1.0", files, tag=TAG)]
+    if needed_by:
+        other: dict[str, str | bytes] = {f"{needed_by}{suffix}": b"nor here"}
+        wheels.append(make_wheel(index / "mypyc", needed_by, "1.0", other, requires=["fast"], tag=TAG))
+    return wheels
+
+
+def install(version: str, host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `fast` be installed beside Echo Core."""
+    info = host / f"fast-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: fast\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(host)
+
+
+def test_in_another_version_than_the_hosts_it_runs_from_its_sources_if_it_has_them(
+    workspace: Workspace,
+    store: Store,
+    index: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    install("0.5", tmp_path / "host", monkeypatch)
+    one = load(make_library(workspace, "one", code=CODE, carrying=with_sources(index)), store)
+    version, name, helper = answer(one)
+    assert (version, name.rpartition(".")[2], helper.rpartition(".")[2]) == (
+        "of the source",
+        "fast",
+        "helper",
+    )
+    assert name.startswith("_echo_one_"), "private: the host may import its own"
+    assert "fast" not in sys.modules
+    assert "one runs fast 1.0 from its Python sources" in caplog.text
+    one.unload()
+
+
+def test_what_other_compiled_code_needs_is_refused_even_if_it_has_sources(
+    workspace: Workspace, store: Store, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("0.5", tmp_path / "host", monkeypatch)
+    wheels = with_sources(index, needed_by="faster")
+    with pytest.raises(PluginLoadError, match=r"one needs the compiled package fast 1\.0"):
+        load(make_library(workspace, "one", code=CODE, carrying=wheels), store)
 
 
 def test_the_hosts_own_copy_of_the_same_version_is_used(
     workspace: Workspace, store: Store, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = tmp_path / "host"
-    info = host / "fast-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fast\nVersion: 1.0\n")
+    install("1.0", host, monkeypatch)
     (host / "fast.py").write_text("import helper\nVERSION = 'of the host'\n")
-    monkeypatch.syspath_prepend(host)
     one = plugin_with(workspace, store, index, "one", "1.0")
     assert answer(one) == ("of the host", "fast", "helper")
     one.unload()

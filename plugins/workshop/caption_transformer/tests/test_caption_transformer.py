@@ -132,6 +132,18 @@ async def test_a_segment_that_comes_again_gets_the_same_captions_again() -> None
 
 
 @async_test
+async def test_a_segment_that_comes_again_after_later_ones_has_its_own_time_and_moves_nothing() -> None:
+    first, second, third = (segment(f"Number {at}.", at, at + 2.0) for at in (0.0, 2.0, 4.0))
+    one, two, again, three = await captions_of(first, second, first, third)
+    assert again == one
+    assert [(each["start"], each["end"]) for each in (one, two, three)] == [
+        (0.0, 2.0),
+        (2.0, 4.0),
+        (4.0, 6.0),
+    ]
+
+
+@async_test
 async def test_the_end_of_a_transcript_goes_on_and_clears_the_screen() -> None:
     end = {"transcript": "talk", "language": "en", "complete": True}
     data = await captions_of(segment("The very end.", 50.0, 52.0), end, segment("Once more.", 0.0, 2.0))

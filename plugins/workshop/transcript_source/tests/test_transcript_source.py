@@ -65,8 +65,10 @@ def texts(data: list[Mapping[str, Any]]) -> list[str]:
 @async_test
 async def test_subrip_becomes_segments_without_markup(tmp_path: Path) -> None:
     first, second, complete = await read(write(tmp_path, SUBRIP))
+    edition = first["edition"]
     assert first == {
         "transcript": "talk",
+        "edition": edition,
         "segment": "talk-00001",
         "language": "en",
         "start": 1.0,
@@ -75,7 +77,7 @@ async def test_subrip_becomes_segments_without_markup(tmp_path: Path) -> None:
         "next_start": 2.5,
     }
     assert (second["text"], second["start"], second["end"]) == ("Overlapping", 2.5, 5.0)
-    assert complete == {"transcript": "talk", "language": "en", "complete": True}
+    assert complete == {"transcript": "talk", "language": "en", "complete": True, "edition": edition}
 
 
 @async_test
@@ -395,6 +397,46 @@ async def test_a_segment_with_a_wrong_end_does_not_hold_back_those_after_it(tmp_
         await harness.run_source()
         assert [data.get("text") for data in harness.data] == ["endless", "next", None]
     assert now == 61, "a minute after it began, and not after 27 hours"
+
+
+@async_test
+async def test_it_goes_on_after_what_was_published_with_the_same_messages(tmp_path: Path) -> None:
+    config = {"path": str(write(tmp_path, SUBRIP))}
+    async with PluginHarness(create_plugin(), config=config) as whole:
+        await whole.run_source()
+    for at, state in enumerate(whole.states, start=1):
+        async with PluginHarness(create_plugin(), config=config, state=state) as harness:
+            await harness.run_source()
+        assert harness.data == whole.data[at:]
+        assert [each.message.id for each in harness.published] == [
+            each.message.id for each in whole.published[at:]
+        ]
+    assert "was published whole" in harness.logs()[-1].body
+
+
+@async_test
+async def test_another_transcript_is_published_from_its_beginning(tmp_path: Path) -> None:
+    state = {"edition": "of another", "next": 2}
+    config = {"path": str(write(tmp_path, SUBRIP))}
+    async with PluginHarness(create_plugin(), config=config, state=state) as harness:
+        await harness.run_source()
+        assert len(harness.data) == 3
+
+
+@async_test
+async def test_at_a_speed_it_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    config = {"path": str(write(tmp_path, SUBRIP)), "speed": 1}
+    async with PluginHarness(create_plugin(), config=config) as whole:
+        await whole.run_source(limit=1)
+    plugin = TranscriptSource(sleep=sleep, monotonic=lambda: 100 + sum(waits))
+    async with PluginHarness(plugin, config=config, state=whole.states[0]) as harness:
+        await harness.run_source()
+    assert waits == [2.5], "the second segment, from 2.5 to 5 seconds, is spoken from its beginning"
 
 
 @async_test

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from webvtt_sink import create_plugin
 from webvtt_sink.files import CaptionFile, file_name
-from webvtt_sink.webvtt import render, timestamp
+from webvtt_sink.webvtt import cue_of, read_cues, render, timestamp
 
 from echo_core import BaseMessage, PluginError
 from echo_core.testing import PluginHarness, async_test, check_plugin_contract
@@ -32,7 +32,7 @@ def test_a_file_is_webvtt_to_the_letter() -> None:
         caption(2, speaker="Ferry\npilot > all", text="Bread & <butter>\nand --> here"),
         caption(1, start=3661.5),
     ]
-    assert render(captions) == (
+    assert render(map(cue_of, captions)) == (
         "WEBVTT\n"
         "\n"
         "talk-2.1\n"
@@ -62,7 +62,7 @@ def test_times_are_rounded_to_milliseconds_and_carry_over(seconds: float, text: 
 
 
 def test_neither_an_empty_line_nor_an_arrow_can_break_a_cue() -> None:
-    (header, cue) = render([caption(1, text="one\n\n \ntwo\0", caption="a --> b\nc")]).split("\n\n")
+    (header, cue) = render([cue_of(caption(1, text="one\n\n \ntwo\0", caption="a --> b\nc"))]).split("\n\n")
     assert header == "WEBVTT"
     assert cue.split("\n") == ["a - b c", "00:00:01.000 --> 00:00:02.000", "one", "two\ufffd", ""]
 
@@ -113,6 +113,70 @@ async def test_a_new_run_begins_anew_after_a_complete_one(tmp_path: Path) -> Non
         await harness.handle(caption(2))
         await harness.handle(END)
     assert "caption 1" not in (tmp_path / "talk.en.vtt").read_text()
+
+
+def of_edition(edition: str, *captions: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**each, "edition": edition} for each in captions]
+
+
+@async_test
+async def test_what_comes_again_after_the_end_finds_itself_in_the_file(tmp_path: Path) -> None:
+    captions = of_edition("one", caption(1, text="a & b", speaker="Ann"), caption(2), caption(3), END)
+    async with sink(tmp_path) as harness:
+        for each in captions:
+            await harness.handle(each)
+    whole, journal = (tmp_path / "talk.en.vtt").read_text(), tmp_path / "talk.en.vtt.journal"
+    for again in (captions[2:], captions[1:], captions[3:]):
+        async with sink(tmp_path) as harness:
+            for each in again:
+                await harness.handle(each)
+        assert (tmp_path / "talk.en.vtt").read_text() == whole
+        assert not journal.exists()
+
+
+def test_a_process_that_dies_after_the_end_loses_nothing_of_the_file(tmp_path: Path) -> None:
+    def opened() -> CaptionFile:
+        file = CaptionFile(tmp_path / "talk.en.vtt", every=1000, at_least_every_s=1000)
+        assert file.belongs("one")
+        return file
+
+    one, two, other_times = of_edition("one", caption(1), caption(2), caption(2, end=2.5))
+    first = opened()
+    first.add("talk-1.1", one)
+    first.add("talk-2.1", two)
+    first.complete()
+    opened().add("talk-2.1", other_times)  # and dies
+    last = opened()
+    last.write()
+    text = (tmp_path / "talk.en.vtt").read_text()
+    assert text.count("-->") == 2
+    assert "00:00:02.000 --> 00:00:02.500" in text
+
+
+@async_test
+async def test_another_edition_begins_the_file_anew_and_an_earlier_one_is_too_late(tmp_path: Path) -> None:
+    async with sink(tmp_path) as harness:
+        for each in of_edition("one", caption(1), caption(2), END):
+            await harness.handle(each)
+        for each in of_edition("two", caption(3)):
+            await harness.handle(each)
+        for each in of_edition("one", caption(1)):
+            await harness.handle(each)
+    async with sink(tmp_path) as harness:  # what was kept for a host that died comes late
+        for each in of_edition("one", caption(2), END):
+            await harness.handle(each)
+        for each in of_edition("two", caption(4)):
+            await harness.handle(each)
+    text = (tmp_path / "talk.en.vtt").read_text()
+    assert text.count("-->") == 2
+    assert "caption 3" in text
+    assert "caption 4" in text
+
+
+def test_what_is_read_from_a_file_is_what_was_written() -> None:
+    cues = [cue_of(caption(number, speaker="A & B", text="x\ny")) for number in (1, 2)]
+    assert list(read_cues(render(cues)).values()) == cues
+    assert read_cues("") == {}
 
 
 def test_a_process_that_dies_loses_no_caption(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
 """Finished spans and log records on their way to the exporter: bounded, and what does not fit is counted."""
 
-from collections import defaultdict, deque
 from collections.abc import Callable
 from threading import RLock
 from time import sleep
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from common_telemetry import forks
-from common_telemetry.engines.fast.wire import Origin, request
+from common_telemetry.engines.fast.pile import Pile
+from common_telemetry.engines.fast.wire import Origin, request_parts
+from common_telemetry.senders.delivery import Body
 from common_telemetry.weight import MOST
 
-_T = TypeVar("_T")
 Written = tuple[Origin, bytes]
 """An item as it goes into a request, and where it comes from."""
 # How often `add` looks at more than whether there is room.
@@ -21,10 +21,10 @@ _LET_GO_S: Final = 0.0005
 _REQUEST_BYTES: Final = 2 * 1024 * 1024
 
 
-class Buffer(Generic[_T]):
+class Buffer(Pile):
     """Takes items from any thread, without a lock. One thread at a time may `drain` it.
 
-    An item is what `write` makes bytes of when it is drained, or `Written` already.
+    An item that is added is made bytes of by `write` when it is drained.
 
     At most `limit` items wait, or a few more where several threads add in the same moment; those drained wait
     until they are settled. What comes while it is full, or closed, is dropped and counted. `wake` is called
@@ -38,79 +38,46 @@ class Buffer(Generic[_T]):
     to get it on a busy machine too. It never waits for a backend: a full buffer drops at once.
     """
 
-    def __init__(self, limit: int, write: Callable[[_T], tuple[Origin, bytes]], *, batch: int = 512) -> None:
+    def __init__(self, limit: int, write: Callable[[Any], Written], *, batch: int = 512) -> None:
+        Pile.__init__(self, limit, min(_STEP, batch))
         self.wake: Callable[[], None] = _nobody
         self._limit = limit
-        self._room = limit
         self._batch = batch
-        self._step = min(_STEP, batch)
         self._woken = False
         self._write = write
-        self._items: deque[_T | Written | _Heavy] = deque()
         self._weight = 0
         self._closed = False
         self._counting = RLock()  # a signal handler may add in the midst of it
         self._dropped = 0
         forks.follow(self)
 
-    def __len__(self) -> int:
-        return len(self._items)
-
     @property
     def dropped(self) -> int:
         """How many never came out: there was no room, or nothing could be made of them."""
         return self._dropped
 
-    def add_heavy(self, item: _T, weight: int) -> None:
+    def add_heavy(self, item: object, weight: int) -> None:
         """Take one item of so many bytes. Never blocks, never raises."""
         with self._counting:
-            fits = self._weight + weight <= MOST and len(self._items) < self._room
+            fits = self._weight + weight <= MOST
             if fits:
                 self._weight += weight
-        if fits:
-            self.add(_Heavy(item, weight))
-        else:
+        if not fits:
             self._drop(1)
+        elif not self.add(heavy := _Heavy(item, weight)):
+            self._unload(heavy)
 
-    def add(self, item: "_T | Written | _Heavy") -> None:
-        """Take one item. Never blocks, never raises."""
-        items = self._items
-        waiting = len(items)
-        if waiting >= self._room:  # none is left once it is closed
-            self._drop(1)
-            if item.__class__ is _Heavy:
-                self._unload(item)
-            return
-        items.append(item)
-        waiting += 1
-        if waiting % self._step == 0:
-            self._look(waiting)
-
-    def drain(self, most: int) -> tuple[bytes, int] | None:
+    def drain(self, most: int) -> tuple[Body, int] | None:
         """The oldest items, `most` at most, as one export request, and how many; None if there are none.
 
-        Fewer, if they would become a request of more than two megabytes. `settle` them before the next call.
+        Fewer, if they would become a request of more than two megabytes. `settle` them before the next call:
+        until then the request is valid.
         """
         self._woken = False
-        pop, by_origin, count, size = self._items.popleft, defaultdict[Origin, list[bytes]](list), 0, 0
-        self._reserve(min(most, len(self._items)))
-        while count < most and size < _REQUEST_BYTES:
-            try:
-                item = pop()
-            except IndexError:
-                break
-            try:
-                if item.__class__ is _Heavy:
-                    item = self._unload(item)
-                origin, written = item if item.__class__ is tuple else self._write(item)  # type: ignore[arg-type]
-            except Exception:  # noqa: BLE001 - one that cannot be written must not take the others with it
-                self._drop(1)
-                continue
-            by_origin[origin].append(written)
-            size += len(written)
-            count += 1
-        self._reserve(count)
-        return (request(by_origin.items()), count) if count else None
+        self._reserve(min(most, len(self)))
+        taken = self.take(most, _REQUEST_BYTES, self._written)
+        self._reserve(taken.count)
+        return (taken.joined(request_parts(taken.content.items())), taken.count) if taken.count else None
 
     def settle(self) -> None:
         """What was drained is sent, or given up: there is room again."""
@@ -127,10 +94,17 @@ class Buffer(Generic[_T]):
 
     def discard(self) -> None:
         """Drop what waits."""
-        waiting = len(self._items)
-        self._items.clear()
+        waiting = self.clear()
         self._weight = 0
         self._drop(waiting)
+
+    def _written(self, item: Any) -> Written | None:
+        """One that cannot be written must not take the others with it."""
+        try:
+            return self._write(self._unload(item) if isinstance(item, _Heavy) else item)
+        except Exception:  # noqa: BLE001 - it may be anything
+            self._drop(1)
+            return None
 
     def _unload(self, heavy: "_Heavy") -> Any:
         with self._counting:
@@ -158,7 +132,7 @@ class Buffer(Generic[_T]):
 
     def after_fork_in_child(self) -> None:
         """Part of ForkAware."""
-        self._items.clear()
+        self.clear()
         self._dropped = self._weight = 0
         self._woken = False
         self.settle()

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, TraceState
 
 from common_telemetry.engines.fast.identity import ForeignIdentity, Identity, SpanIdentity, span_context_of
-from common_telemetry.engines.fast.lazy_context import LazyContext
+from common_telemetry.engines.fast.lazy_context import AnyContext, LazyContext
 
 # Where the API keeps the current span in a context; it does not publish the key, so it is asked to use it.
 (SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
@@ -44,7 +44,7 @@ class MessageContext(LazyContext):
         return span_context_of(self)
 
 
-def identity_in(context: Context) -> Identity | None:
+def identity_in(context: AnyContext) -> Identity | None:
     """The current span of `context` if it is one of this engine's."""
     if isinstance(context, MessageContext):
         return context
@@ -52,7 +52,7 @@ def identity_in(context: Context) -> Identity | None:
     return span if isinstance(span, SpanIdentity) else None
 
 
-def parent_in(context: Context) -> Identity | None:
+def parent_in(context: AnyContext) -> Identity | None:
     """The current span of `context`, of whatever engine; None if there is none, or none that is valid."""
     found = identity_in(context)
     if found is not None:
@@ -64,7 +64,7 @@ def parent_in(context: Context) -> Identity | None:
     return ForeignIdentity.of(foreign) if foreign.is_valid else None
 
 
-def with_span(context: Context, span: Span) -> Context:
+def with_span(context: AnyContext, span: Span) -> Context:
     """A copy of `context`, in which `span` is current."""
     others = context.others() if isinstance(context, MessageContext) else context
     return Context({**others, SPAN_KEY: span})

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from common_telemetry import forks
 from common_telemetry.engines.fast.buffer import Buffer
@@ -16,13 +16,13 @@ from common_telemetry.environment import PROTOCOL_OF_ENTRY_POINT, ExporterChoice
 from common_telemetry.health import PipelineHealth, Signal, Tally
 from common_telemetry.pipeline import Pipeline
 from common_telemetry.senders.answers import Answer
-from common_telemetry.senders.delivery import Sender, deliver
+from common_telemetry.senders.delivery import Body, Sender, deliver
 from common_telemetry.senders.settings import OtlpSettings
 
 _logger = logging.getLogger("common_telemetry")
 QUEUE_LIMIT: Final = 65_536
-# Four times the SDK's: less work for both ends, and at low rates the delay sends smaller ones anyway.
-_BATCH: Final = 2_048
+# Eight times the SDK's: less work for both ends, and at low rates the delay sends smaller ones anyway.
+_BATCH: Final = 4_096
 _PREFIX: Final[Mapping[Signal, str]] = {"traces": "OTEL_BSP", "logs": "OTEL_BLRP"}
 _DELAY_MS: Final[Mapping[Signal, float]] = {"traces": 5_000, "logs": 1_000, "metrics": 60_000}
 _FOREVER_MS: Final = 1e11  # three years; what is endless no thread can wait for
@@ -37,7 +37,7 @@ class NotSentError(Exception):
 class BufferTally(Tally):
     """Counts what came out of a buffer, and knows what is still in it or never got in."""
 
-    def __init__(self, signal: Signal, exporter: str, buffer: Buffer[Any]) -> None:
+    def __init__(self, signal: Signal, exporter: str, buffer: Buffer) -> None:
         super().__init__(signal, exporter, QUEUE_LIMIT)
         self._buffer = buffer
 
@@ -99,7 +99,7 @@ class _FastPipeline(Pipeline):
     def _export(self, due: bool) -> None:
         """Send what there is to send now."""
 
-    def _deliver(self, body: bytes, count: int) -> bool:
+    def _deliver(self, body: Body, count: int) -> bool:
         """Send one request; whether the backend has said something to it, or else could not be reached."""
         self.tally.enter(count)
         answer = deliver(self._sender, body, monotonic() + self._timeout_s, pause=self._abandoned.wait)
@@ -119,7 +119,7 @@ class _FastPipeline(Pipeline):
 class BufferPipeline(_FastPipeline):
     """Spans or log records in batches."""
 
-    def __init__(self, choice: ExporterChoice, buffer: Buffer[Any], environ: Mapping[str, str]) -> None:
+    def __init__(self, choice: ExporterChoice, buffer: Buffer, environ: Mapping[str, str]) -> None:
         """Raises ValueError, OSError or ImportError if the exporter cannot be made."""
         settings = _settings(choice, environ)
         self._buffer = buffer

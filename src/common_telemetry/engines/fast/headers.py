@@ -12,7 +12,7 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from common_telemetry.engines.fast.identity import ForeignIdentity
-from common_telemetry.engines.fast.message_spans import MessageIds
+from common_telemetry.engines.fast.layout import MessageIds
 
 TRACEPARENT: Final = "traceparent"
 # Further headers mean trace state, baggage, or what is not of W3C: all for the propagators to read.
@@ -26,6 +26,9 @@ _NO_SPAN: Final = "0" * 16
 # Where the API keeps baggage in a context; it does not publish the key, so it is asked to use it.
 (BAGGAGE_KEY,) = baggage.set_baggage("key", "value", Context())
 
+# Where the API keeps the propagator in force. It is not public; where it is not there, `propagate` is asked.
+_KEPT: Final = "_HTTP_TEXT_FORMAT"
+_propagate: Final = vars(propagate)
 _seen: TextMapPropagator | None = None
 _seen_is_w3c = False
 
@@ -33,6 +36,10 @@ _seen_is_w3c = False
 def are_w3c() -> bool:
     """Whether the propagators in force (OTEL_PROPAGATORS) are W3C's trace context, and baggage at most."""
     global _seen, _seen_is_w3c  # noqa: PLW0603 - remembered, because it is asked for every message
+    known = _propagate
+    propagator = known.get(_KEPT)
+    if propagator is _seen and propagator is not None:
+        return _seen_is_w3c
     propagator = propagate.get_global_textmap()
     if propagator is not _seen:
         parts = getattr(propagator, "_propagators", None) if type(propagator) is CompositePropagator else None
@@ -45,18 +52,21 @@ def are_w3c() -> bool:
     return _seen_is_w3c
 
 
-class PublishedHeaders(dict[str, str]):
+class PublishedHeaders(dict):  # type: ignore[type-arg] # as it is compiled
     """The headers of a message that was published in this process, and what they say, so that nobody parses.
 
     As a mapping it is nothing special, so a transport that writes messages down writes just the headers.
     """
 
-    __slots__ = ("message_id", "published")
+    __slots__ = ("flags", "ids", "span_id", "trace_id")
 
-    message_id: str
+    # Set by who makes it, and then never again.
+    ids: MessageIds
     """Of the message that they are the headers of."""
-    published: tuple[bytes, bytes, int, MessageIds]
-    """Trace id, span id and flags of the span it was published by, and the ids of the message."""
+    trace_id: bytes
+    span_id: bytes
+    """Of the span it was published by."""
+    flags: int
 
 
 def parent_of(carrier: Mapping[str, str]) -> ForeignIdentity | None:

@@ -1,31 +1,14 @@
 """Who a span is: ids in the bytes OTLP has them in, and a SpanContext only once somebody asks for it."""
 
-import os
-from random import Random
 from typing import ClassVar, Final, Protocol, Self
 
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
+from common_telemetry.engines.fast.primitives import traceparent_of
+
 SAMPLED: Final = 0x01
 RANDOM: Final = 0x02  # the trace id is random: https://www.w3.org/TR/trace-context-2/#random-trace-id-flag
 _FLAGS: Final = tuple(TraceFlags(flags) for flags in range(256))
-_SUFFIX: Final = tuple(f"-{flags:02x}" for flags in range(256))
-
-# Not the generator of the `random` module: a handler that seeds that one would make ids come twice.
-_random: Final = Random()  # noqa: S311 - ids must differ, not be secret
-_bits: Final = _random.getrandbits
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_random.seed)  # else parent and child would make the same ids
-
-
-def new_trace_id() -> bytes:
-    """Sixteen random bytes, never all zero."""
-    return (_bits(128) or 1).to_bytes(16, "big")
-
-
-def new_span_id() -> bytes:
-    """Eight random bytes, never all zero."""
-    return (_bits(64) or 1).to_bytes(8, "big")
 
 
 class Identity(Protocol):
@@ -61,11 +44,6 @@ def span_context_of(span: Identity) -> SpanContext:
         trace_flags=_FLAGS[span.flags],
         trace_state=span.trace_state,
     )
-
-
-def traceparent_of(trace_id: bytes, span_id: bytes, flags: int) -> str:
-    """The W3C header (https://www.w3.org/TR/trace-context-2/)."""
-    return f"00-{trace_id.hex()}-{span_id.hex()}{_SUFFIX[flags]}"
 
 
 class SpanIdentity:

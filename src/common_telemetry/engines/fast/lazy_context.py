@@ -10,10 +10,12 @@ from opentelemetry.context import Context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 
 
-class LazyContext(Context):
+class LazyContext(dict):  # type: ignore[type-arg] # noqa: PLW1641 - as it is compiled; no dictionary has one
     """What the context of a message is: there for everybody, looked into by few.
 
     A subclass says in `content` what is in it, which is never nothing. Every way to look fills it first.
+    It is a dictionary, but no `Context`, because compiled it can have no base in Python; the API asks for a
+    mapping only.
     """
 
     __slots__ = ()
@@ -21,6 +23,9 @@ class LazyContext(Context):
     @abstractmethod
     def content(self) -> Mapping[str, object]:
         """All of it."""
+
+    def __setitem__(self, key: str, value: object) -> None:
+        raise ValueError("a context never changes")
 
     def _fill(self) -> None:
         # Two threads may do it at once; both find the same.
@@ -61,8 +66,6 @@ class LazyContext(Context):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment] # as every dictionary
-
     def __or__(self, other: Any) -> Any:
         return self.copy() | other
 
@@ -88,6 +91,10 @@ class LazyContext(Context):
     def items(self) -> Any:
         self._fill()
         return dict.items(self)
+
+
+AnyContext = Context | LazyContext
+"""What may be current."""
 
 
 def _current_context() -> "ContextVar[Context] | None":

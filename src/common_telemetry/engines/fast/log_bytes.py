@@ -25,7 +25,7 @@ _EVENT_NAME: Final = wire.tag(12, wire.DELIMITED)
 
 def log_buffer(
     limit: int, faults: Faults, *, batch: int = 512, redaction: Redaction = NO_REDACTION
-) -> Buffer[FastRecord]:
+) -> Buffer:
     """A buffer of log records that comes out as OTLP."""
 
     def refuse(key: str, error: Exception) -> None:

@@ -19,7 +19,7 @@ from common_telemetry.engines.fast.bounded import PLAIN, bounded
 from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.origins import origin_of
 from common_telemetry.engines.fast.wire import Origin
-from common_telemetry.errors import describe, exception_attributes
+from common_telemetry.errors import describe, whole_exception
 from common_telemetry.health import Faults
 from common_telemetry.weight import HEAVY, weight_of, weight_of_all
 
@@ -114,7 +114,7 @@ class FastLogger(Logger):
         attributes = record.attributes
         error = getattr(record, "exception", None)
         if error is not None:
-            attributes = {**exception_attributes(error), **(attributes or {})}
+            attributes = {**whole_exception(error), **(attributes or {})}
         kept, lost = bounded(attributes, self._provider.most_attributes, self._provider.longest_attribute)
         return FastRecord(
             self,
@@ -137,7 +137,7 @@ class FastLoggerProvider(LoggerProvider):
     by: a log record processor needs records of the SDK's own, so from the first one added on it makes them.
     """
 
-    def __init__(self, resource: Resource, buffer: Buffer[FastRecord], faults: Faults) -> None:
+    def __init__(self, resource: Resource, buffer: Buffer, faults: Faults) -> None:
         self._sdk = SdkLoggerProvider(resource, shutdown_on_exit=False)
         limits = LogRecordLimits()
         # Older SDKs have one limit for all signals, under another name.

@@ -1,9 +1,8 @@
 """How message scopes measure: on series that are found once for a topic, or on any meter's instruments."""
 
-from abc import ABC, abstractmethod
-from collections import deque
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, NoOpMeter
@@ -14,8 +13,8 @@ from common_telemetry.attributes import AttributeValue
 from common_telemetry.catalogue import Metric
 from common_telemetry.engines.fast.current_span import MessageContext
 from common_telemetry.engines.fast.exemplars import Sample
-from common_telemetry.engines.fast.identity import SAMPLED
 from common_telemetry.engines.fast.meter import FastMeter
+from common_telemetry.engines.fast.run import Noted, Run
 from common_telemetry.engines.fast.series import SampleOf, Series
 from common_telemetry.engines.official import Bound
 
@@ -26,20 +25,22 @@ _Attributes = dict[str, AttributeValue]
 _Target = TypeVar("_Target")
 
 
-class MessageMeters(ABC):
+class MessageMeters:
     """The measurements of processed messages, of one plugin in one status, and one topic."""
+
+    __slots__ = ()
 
     @abstractmethod
     def measure(
         self,
         elapsed_ns: int,
-        waited_ms: float | None,
+        waited_ms: float,
         error_type: str,
         message_id: str,
         context: MessageContext,
         now_ns: int,
     ) -> None:
-        """Measure one attempt; `waited_ms` only where the time in the queue is to be measured too."""
+        """Measure one attempt; `waited_ms` is NOT_MEASURED where the time in the queue is not to be."""
 
     def take_in(self) -> None:
         """Take in what was noted, where anything is."""
@@ -63,7 +64,7 @@ class _None(MessageMeters):
     def measure(
         self,
         elapsed_ns: int,
-        waited_ms: float | None,
+        waited_ms: float,
         error_type: str,
         message_id: str,
         context: MessageContext,
@@ -75,10 +76,13 @@ class _None(MessageMeters):
 _NO_METERS: Final = _None()
 
 
-class _Targets(MessageMeters, Generic[_Target]):
+class _Targets(Generic[_Target]):
     """What is measured where, kept for success and for each kind of failure."""
 
-    def __init__(self, bound: Bound, topic: str) -> None:
+    def __init__(
+        self, bound: Bound, topic: str, target_for: Callable[[Metric, _Attributes], _Target]
+    ) -> None:
+        """`target_for` gives where measurements of a metric with these attributes go."""
         semconv, plugin = bound.config.semconv, bound.plugin
         echo = {**plugin.attributes, names.MESSAGE_TOPIC: topic}
         messaging = {
@@ -88,21 +92,19 @@ class _Targets(MessageMeters, Generic[_Target]):
             names.DESTINATION: topic,
             names.CONSUMER_GROUP: plugin.name,
         }
+        self._target_for = target_for
         # What is measured, with what, and how many nanoseconds are one of its unit.
         self._measured: list[tuple[Metric, _Attributes, float]] = []
         if semconv != "otel":
             self._measured.append((catalogue.PROCESSING_TIME, echo, 1e6))
         if semconv != "echo":
             self._measured.append((catalogue.PROCESS_DURATION, messaging, 1e9))
-        self._succeeded = self._targets("")
+        self.succeeded = self._targets("")
         self._failed: dict[str, list[tuple[_Target, float]]] = {}
-        self._queue_time = self._target(catalogue.QUEUE_TIME, echo)
+        self.queue_time = target_for(catalogue.QUEUE_TIME, echo)
 
-    @abstractmethod
-    def _target(self, metric: Metric, attributes: _Attributes) -> _Target:
-        """Where measurements with these attributes go."""
-
-    def _with_error(self, error_type: str) -> list[tuple[_Target, float]]:
+    def with_error(self, error_type: str) -> list[tuple[_Target, float]]:
+        """Where durations go that ended in such an error, and how many nanoseconds are one of the unit."""
         found = self._failed.get(error_type)
         if found is None:
             found = self._targets(error_type)
@@ -112,120 +114,114 @@ class _Targets(MessageMeters, Generic[_Target]):
 
     def _targets(self, error_type: str) -> list[tuple[_Target, float]]:
         more: _Attributes = {names.ERROR_TYPE: error_type} if error_type else {}
-        return [(self._target(metric, {**about, **more}), ns) for metric, about, ns in self._measured]
+        return [(self._target_for(metric, {**about, **more}), ns) for metric, about, ns in self._measured]
 
 
-class _OnSeries(_Targets[Series]):
+class _OnSeries(MessageMeters):
     """On series of this engine, in runs: what goes well is noted, and taken in many at a time.
 
     That costs a third of taking in one by one, and gives the same to the last bit.
     """
 
+    __slots__ = ("_is_due", "_metrics", "_of_others", "_of_sampled", "_run", "_targets", "_with_id")
+
     def __init__(self, meter: FastMeter, bound: Bound, topic: str) -> None:
-        self._instrument = meter.instrument
         self._metrics = metrics = meter.metrics
-        self._run: deque[_Noted] = deque()
+        self._run = Run(_RUN)
         self._is_due = False  # whether the next collection knows that there is a run
         self._with_id = bound.config.message_id_on_metrics == "exemplar" and metrics.options.redaction.keeps(
             names.MESSAGE_ID
         )
-        exemplars = metrics.options.exemplars
-        self._sampled = (exemplars == "always_on", exemplars != "always_off")
-        """Whether a measurement may be an exemplar: of a span that is not sampled, and of one that is."""
-        super().__init__(bound, topic)
+        # Whether a measurement may be an exemplar: of a span that is sampled, and of one that is not.
+        self._of_sampled = metrics.options.exemplars != "always_off"
+        self._of_others = metrics.options.exemplars == "always_on"
+        self._targets = _Targets[Series](
+            bound, topic, lambda metric, attributes: meter.instrument(metric).bind(attributes)
+        )
 
     def measure(
         self,
         elapsed_ns: int,
-        waited_ms: float | None,
+        waited_ms: float,
         error_type: str,
         message_id: str,
         context: MessageContext,
         now_ns: int,
     ) -> None:
-        trace_id = context.trace_id if self._sampled[context.flags & SAMPLED] else None
-        noted = (elapsed_ns, waited_ms, message_id, trace_id, context.span_id, now_ns)
+        may_be_exemplar = self._of_sampled if context.flags & 1 else self._of_others  # SAMPLED, for C
+        trace_id = context.trace_id if may_be_exemplar else None
         if error_type:
-            self._take_in_failure(noted, error_type)
+            sample = self._sample((now_ns, trace_id, context.span_id, message_id) if trace_id else None)
+            self._take_in_failure(elapsed_ns, waited_ms, error_type, sample)
             return
-        run = self._run
-        run.append(noted)
+        is_full = self._run.note(elapsed_ns, waited_ms, message_id, trace_id, context.span_id, now_ns)
         if not self._is_due:
-            # After the append: whoever collects in between either sees it or is told again.
+            # After it was noted: whoever collects in between either sees it or is told again.
             self._is_due = True
             self._metrics.due.append(self)
-        if len(run) >= _RUN:
+        if is_full:
             self.take_in()
 
     def take_in(self) -> None:
         """Part of Due: all that was noted, in the order in which it was."""
-        run = self._run
         with self._metrics.lock:
             self._is_due = False
-            noted = [run.popleft() for _ in range(len(run))]
+            noted = self._run.take()
             if not noted:
                 return
-            elapsed = [one[0] for one in noted]
-            for series, ns in self._succeeded:
-                series.add_run([value / ns for value in elapsed], self._samples(noted))
-            first = [one for one in noted if one[1] is not None]
-            self._queue_time.add_run([one[1] or 0.0 for one in first], self._samples(first))
+            for series, ns in self._targets.succeeded:
+                series.add_run(noted.durations(ns), self._samples(noted, range(len(noted))))
+            waits, which = noted.waits()
+            self._targets.queue_time.add_run(waits, self._samples(noted, which))
 
-    def _samples(self, noted: "Sequence[_Noted]") -> SampleOf | None:
-        if all(trace_id is None for _, _, _, trace_id, _, _ in noted):
+    def _samples(self, noted: Noted, which: Sequence[int]) -> SampleOf | None:
+        if not noted.has_samples():
             return None
-        return lambda at: self._sample(noted[at])
+        return lambda at: self._sample(noted.sample(which[at]))
 
-    def _take_in_failure(self, noted: "_Noted", error_type: str) -> None:
-        elapsed_ns, waited_ms, *_ = noted
-        sample = self._sample(noted)
+    def _take_in_failure(
+        self, elapsed_ns: int, waited_ms: float, error_type: str, sample: Sample | None
+    ) -> None:
         with self._metrics.lock:
             self.take_in()  # what came before it, first: the time in the queue is one sum for all
-            for series, ns in self._with_error(error_type):
+            for series, ns in self._targets.with_error(error_type):
                 series.add(elapsed_ns / ns, sample)
-            if waited_ms is not None:
-                self._queue_time.add(waited_ms, sample)
+            if waited_ms >= 0:
+                self._targets.queue_time.add(waited_ms, sample)
 
-    def _sample(self, noted: "_Noted") -> Sample | None:
-        _, _, message_id, trace_id, span_id, now_ns = noted
-        if trace_id is None:
+    def _sample(self, noted: tuple[int, bytes, bytes, str] | None) -> Sample | None:
+        if noted is None:
             return None
+        now_ns, trace_id, span_id, message_id = noted
         return now_ns, trace_id, span_id, {names.MESSAGE_ID: message_id} if self._with_id else None
 
-    def _target(self, metric: Metric, attributes: _Attributes) -> Series:
-        return self._instrument(metric).bind(attributes)
+
+_Record = Callable[[float, str, MessageContext], None]
 
 
-_Noted = tuple[int, float | None, str, bytes | None, bytes, int]
-"""Elapsed, waited, the message's id, trace id if it may be an exemplar, span id, when."""
-
-
-_Record = Callable[[float, str, Context], None]
-
-
-class _OnRecorders(_Targets[_Record]):
+class _OnRecorders(MessageMeters):
     """On instruments of any meter, which take their attributes each time."""
 
     def __init__(self, bound: Bound, topic: str) -> None:
         self._recorder = bound.recorder
-        super().__init__(bound, topic)
+        self._targets = _Targets[_Record](bound, topic, self._target)
 
     def measure(
         self,
         elapsed_ns: int,
-        waited_ms: float | None,
+        waited_ms: float,
         error_type: str,
         message_id: str,
         context: MessageContext,
         now_ns: int,
     ) -> None:
-        for record, ns in self._with_error(error_type) if error_type else self._succeeded:
+        for record, ns in self._targets.with_error(error_type) if error_type else self._targets.succeeded:
             record(elapsed_ns / ns, message_id, context)
-        if waited_ms is not None:
-            self._queue_time(waited_ms, message_id, context)
+        if waited_ms >= 0:
+            self._targets.queue_time(waited_ms, message_id, context)
 
     def _target(self, metric: Metric, attributes: _Attributes) -> _Record:
         record: Final = self._recorder(metric)
         return lambda value, message_id, context: record(
-            value, {**attributes, names.MESSAGE_ID: message_id}, context
+            value, {**attributes, names.MESSAGE_ID: message_id}, cast("Context", context)
         )

@@ -1,13 +1,13 @@
 """Spans of messages: what every message of one plugin and topic has in common is held, and written, once.
 
-A span is written by one call of `struct`: the parts that differ from message to message, with the constant
+A span is written in one go: the parts that differ from message to message, with the constant
 bytes between them. Where those stand depends on a few lengths only, so a `Layout` is made once for each
 combination of them, which in practice is one or two a site.
 """
 
 from collections.abc import Sequence
-from struct import Struct
-from typing import Any, Final, NamedTuple
+from struct import calcsize
+from typing import Any, Final
 
 from opentelemetry.trace import SpanKind
 
@@ -16,13 +16,13 @@ from common_telemetry.attributes import Operation, PluginIdentity
 from common_telemetry.config import Semconv
 from common_telemetry.engines.fast import trace_bytes as encode
 from common_telemetry.engines.fast import wire
+from common_telemetry.engines.fast.layout import BITS, Layout, MessageIds
+from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.redaction import Redaction
 
 _KINDS: Final = {names.PUBLISH: SpanKind.PRODUCER, names.PROCESS: SpanKind.CONSUMER}
 ROOM: Final = 64
 """The smallest limits on a span's attributes and links that no message span can reach by itself."""
-LONGEST: Final = 1_000
-"""Bytes of ids that a layout is made for."""
 _LAYOUTS_KEPT: Final = 64
 # Everything about a message that is written by its name rather than looked at: it must be allowed to leave.
 _WRITTEN: Final = (
@@ -42,39 +42,18 @@ def may_be_laid_out(redaction: Redaction) -> bool:
     return all(map(redaction.keeps, _WRITTEN))
 
 
-Shape = tuple[int, int, int]
-"""Lengths of a message's id, of its root's, and of its parent's, in bytes; -1 where there is no parent."""
-MessageIds = tuple[str, str, tuple[str, ...], bytes, bytes, bytes, Shape]
-"""The ids of a message, of its root and its parents, as text; of itself, its root and its parent, as written.
+class Standing:
+    """What the messages of a tracer have to be told about it, each of them."""
 
-A bare tuple, because one is made for every message.
-"""
+    __slots__ = ("always", "is_simple", "origin")
 
-
-def ids_of(message_id: str, root_id: str, parent_ids: tuple[str, ...]) -> MessageIds | None:
-    """The ids in both forms; None for what a layout has no form for: no text, much text, several parents."""
-    try:
-        message, root = message_id.encode(), root_id.encode()
-        if not parent_ids:
-            parent, length = b"", -1
-        else:
-            (only,) = parent_ids
-            parent = only.encode()
-            length = len(parent)
-    except (AttributeError, ValueError, TypeError):
-        return None
-    shape = (len(message), len(root), length)
-    if not message or sum(shape) > LONGEST:
-        return None
-    return message_id, root_id, parent_ids, message, root, parent, shape
-
-
-class Layout(NamedTuple):
-    """How the message spans of one site and shape are written."""
-
-    pack: Any
-    """`Struct.pack`, for the parts below and what differs."""
-    constants: tuple[bytes, ...]
+    def __init__(self, *, is_simple: bool, always: bool) -> None:
+        self.is_simple = is_simple
+        """Whether `FastTracer.place` says all there is to say about a new span, and it may be laid out."""
+        self.always = always
+        """Whether each new trace is sampled."""
+        self.origin: Origin | None = None
+        """Where its spans come from, once that was asked for."""
 
 
 class Site:
@@ -83,13 +62,15 @@ class Site:
     __slots__ = (
         "_after",
         "_before",
+        "_layouts",
         "_linked",
         "_redaction",
         "_with_root",
         "_with_twins",
         "attributes",
+        "key",
         "kind",
-        "layouts",
+        "layout",
         "name",
         "topic",
     )
@@ -109,7 +90,10 @@ class Site:
         self.topic = topic
         self.kind = _KINDS[operation]
         self.attributes = plugin.attributes
-        self.layouts: dict[tuple[Any, ...], Layout] = {}
+        self.key = 0
+        self.layout: Layout | None = None
+        """The layout asked for last, most often the next one too; and its key, if that is a number."""
+        self._layouts: dict[Any, Layout] = {}
         self._redaction = redaction
         self._linked = linked
         self._with_root = semconv != "otel"
@@ -121,7 +105,7 @@ class Site:
 
     def starting(self, ids: MessageIds, attempt: int = 0, queue_time_ms: float = 0.0) -> dict[str, Any]:
         """All attributes a span starts with. Without an `attempt` it was in no queue either."""
-        message_id, root_id, parent_ids, *_ = ids
+        message_id, root_id, parent_ids = ids.message_id, ids.root_id, ids.parent_ids
         found: dict[str, Any] = {**self._before, names.MESSAGE_ID: message_id}
         if root_id and self._with_root:
             found[names.ROOT_ID] = root_id
@@ -137,19 +121,22 @@ class Site:
             found[names.QUEUE_TIME_MS] = queue_time_ms
         return found
 
-    def lay_out_publish(self, key: tuple[Shape, bool]) -> Layout:
+    def lay_out_publish(self, key: Any, shape: int, is_child: bool) -> Layout:
         """The layout for ids of this shape, with a parent or without; kept under `key`."""
-        shape, is_child = key
-        return self._keep(key, [*self._head(is_child), *self._ids(shape), encode.ENDING])
+        return self._find(key) or self._keep(key, [*self._head(is_child), *self._ids(shape), encode.ENDING])
 
-    def lay_out_elsewhere(self, key: tuple[Shape]) -> Layout:
+    def lay_out_elsewhere(self, key: Any, shape: int) -> Layout:
         """That of a publication whose parent is the span by which another message was published."""
-        (shape,) = key
-        return self._keep(key, [*self._head(True), *self._ids(shape), encode.ENDING_REMOTE])
+        return self._find(key) or self._keep(
+            key, [*self._head(True), *self._ids(shape), encode.ENDING_REMOTE]
+        )
 
-    def lay_out_process(self, key: tuple[Shape, int, str, bool]) -> Layout:
+    def lay_out_process(self, key: Any, shape: int, attempt: int, outcome: str, is_child: bool) -> Layout:
         """The layout for ids of this shape, attempt and outcome, with a parent or not; kept under `key`."""
-        shape, attempt, outcome, is_child = key
+        found = self._find(key)
+        if found is not None:
+            return found
+        message = shape >> 2 * BITS
         parts: list[bytes | str] = [
             *self._head(is_child),
             *self._ids(shape),
@@ -158,8 +145,8 @@ class Site:
             encode.attribute(names.OUTCOME, outcome) if outcome else b"",
         ]
         if self._linked and is_child:
-            before, between, after = encode.link_around(names.MESSAGING_ID, shape[0])
-            parts += [before, "16s", between[0], "8s", between[1], f"{shape[0]}s", after]
+            before, between, after = encode.link_around(names.MESSAGING_ID, message)
+            parts += [before, "16s", between[0], "8s", between[1], f"{message}s", after]
         else:
             parts += [b"", "0s", b"", "0s", b"", "0s", b""]
         return self._keep(key, [*parts, encode.ENDING_REMOTE if is_child else encode.ENDING])
@@ -179,9 +166,10 @@ class Site:
             encode.attributes(self._redaction.of(self._before)),
         ]
 
-    def _ids(self, shape: Shape) -> list[bytes | str]:
+    def _ids(self, shape: int) -> list[bytes | str]:
         """A part that is absent has no bytes: `0s` takes any."""
-        message, root, parent = shape
+        lengths = (1 << BITS) - 1
+        message, root, parent = shape >> 2 * BITS, shape >> BITS & lengths, (shape & lengths) - 1
         with_root, with_twin = bool(root and self._with_root), bool(root and self._with_twins)
         after = encode.attributes(self._redaction.of(self._after))
         return [
@@ -197,8 +185,8 @@ class Site:
             f"{root}s" if with_twin else "0s",
         ]
 
-    def _keep(self, key: tuple[Any, ...], parts: Sequence[bytes | str]) -> Layout:
-        size = sum(len(part) if isinstance(part, bytes) else _size(part) for part in parts)
+    def _keep(self, key: Any, parts: Sequence[bytes | str]) -> Layout:
+        size = sum(len(part) if isinstance(part, bytes) else calcsize(f"<{part}") for part in parts)
         first, *others = parts
         assert isinstance(first, bytes)
         whole = [wire.ITEM + wire.varint(size) + first, *others]
@@ -208,12 +196,14 @@ class Site:
                 merged[-1] += part
             else:
                 merged.append(part)
-        form = "".join(f"{len(part)}s" if isinstance(part, bytes) else part for part in merged)
-        layout = Layout(Struct(f"<{form}").pack, tuple(part for part in merged if isinstance(part, bytes)))
-        if len(self.layouts) < _LAYOUTS_KEPT:
-            self.layouts[key] = layout
+        layout = Layout(merged)
+        if len(self._layouts) < _LAYOUTS_KEPT:
+            self._layouts[key] = layout
+            self._find(key)
         return layout
 
-
-def _size(form: str) -> int:
-    return Struct(f"<{form}").size
+    def _find(self, key: Any) -> Layout | None:
+        found = self._layouts.get(key)
+        if found is not None and type(key) is int:
+            self.key, self.layout = key, found
+        return found

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -32,16 +32,26 @@ from common_telemetry import forks, propagation
 from common_telemetry.attributes import Attributes
 from common_telemetry.catalogue import Metric
 from common_telemetry.engine import Recorder
-from common_telemetry.engines.fast import headers
 from common_telemetry.engines.fast.bounded import Link
+from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.current_span import MessageContext, parent_in
-from common_telemetry.engines.fast.headers import PublishedHeaders
-from common_telemetry.engines.fast.identity import SAMPLED, new_span_id, traceparent_of
-from common_telemetry.engines.fast.lazy_context import CURRENT
+from common_telemetry.engines.fast.headers import (
+    ALONE,
+    BAGGAGE_KEY,
+    TRACEPARENT,
+    PublishedHeaders,
+    are_w3c,
+    parent_of,
+)
+from common_telemetry.engines.fast.identity import SAMPLED
+from common_telemetry.engines.fast.layout import MessageIds, ids_of
+from common_telemetry.engines.fast.lazy_context import CURRENT, AnyContext
 from common_telemetry.engines.fast.measuring import MakeMeters, MessageMeters
-from common_telemetry.engines.fast.message_spans import LONGEST, MessageIds, Site, ids_of
+from common_telemetry.engines.fast.message_spans import Site
+from common_telemetry.engines.fast.primitives import ContextSlot, Stamps, new_trace_id
 from common_telemetry.engines.fast.spans import FastSpan, IdleSpan
 from common_telemetry.engines.fast.tracer import FastTracer
+from common_telemetry.engines.fast.wire import Origin
 from common_telemetry.engines.official import (
     Bound,
     OfficialMessages,
@@ -49,7 +59,7 @@ from common_telemetry.engines.official import (
     log_failure,
     type_of,
 )
-from common_telemetry.errors import describe
+from common_telemetry.errors import describe, exception_attributes
 from common_telemetry.message import ObservedMessage, Outgoing
 from common_telemetry.messages import (
     MessageScope,
@@ -66,11 +76,14 @@ _making: Final = RLock()  # so that threads which look at the same message at on
 forks.free_in_child(_making)
 
 
-class _Place(NamedTuple):
+class _Place:
     """A topic a plugin processes: what its spans and what its measurements have in common."""
 
-    site: Site
-    meters: MessageMeters
+    __slots__ = ("meters", "site")
+
+    def __init__(self, site: Site, meters: MessageMeters) -> None:
+        self.site = site
+        self.meters = meters
 
 
 class FastMessages(MessageTelemetry):
@@ -83,24 +96,28 @@ class FastMessages(MessageTelemetry):
         "_sites",
         "bound",
         "buffer",
+        "current",
+        "follows_parent",
         "linked",
         "long_way",
         "max_age_ns",
-        "perf_counter_ns",
         "plugin",
-        "tap",
-        "time_ns",
+        "stamps",
+        "standing",
+        "taps",
         "tracer",
     )
 
     def __init__(self, bound: Bound, tracer: FastTracer, meters: MakeMeters) -> None:
         self.bound = bound
-        self.time_ns = bound.clock.time_ns
-        self.perf_counter_ns = bound.clock.perf_counter_ns
+        self.stamps = Stamps(bound.clock)
         self.plugin = bound.plugin
         self.tracer = tracer
         self.buffer = tracer.outlet.buffer
-        self.tap = tracer.outlet.tap
+        self.taps = tracer.outlet.tap.callbacks
+        self.standing = tracer.standing
+        self.current = ContextSlot(CURRENT)
+        self.follows_parent = tracer.follows_parent
         self.linked = bound.config.links == "always"
         self.max_age_ns = bound.config.trace_max_age_s * 1e9
         self.long_way = OfficialMessages(replace(bound, recorder=self._recorder))
@@ -111,26 +128,32 @@ class FastMessages(MessageTelemetry):
         """Those of `_known` for the status of now."""
 
     def publish(
-        self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
+        self,
+        topic: str,
+        message_id: str,
+        root_id: str,
+        parent_ids: tuple[str, ...] = (),
+        is_current: bool = True,
     ) -> PublishScope:
-        here = CURRENT.get()
-        ids: MessageIds | None
-        if self.tracer.is_simple and (here.__class__ is _Process or _may_publish(here)):
-            if here.__class__ is _Process and len(parent_ids) == 1:
-                ids = here.ids_of_derived(message_id, root_id, parent_ids)
-            else:
-                ids = ids_of(message_id, root_id, parent_ids)
+        here, near = self.current.get(), None
+        if self.standing.is_simple:
+            if type(here) is _Process:
+                within = here
+                near = within._ids
+            elif not _may_publish(here):
+                return self.long_way.publish(topic, message_id, root_id, parent_ids)
+            ids = ids_of(message_id, root_id, parent_ids, near)
             if ids is not None:
                 site = self._sites.get(topic)
                 # The attributes of a plugin are replaced when its status moves on.
                 if site is None or site.attributes is not self.plugin.attributes:
                     site = self._site(topic)
-                return _Publish(self, site, here, ids)
+                return _publishing(self, site, here, ids, is_current)
         return self.long_way.publish(topic, message_id, root_id, parent_ids)
 
     def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
-        here = CURRENT.get()
-        if self.tracer.is_simple and headers.are_w3c() and _may_publish(here):
+        here = self.current.get()
+        if self.standing.is_simple and are_w3c() and _may_publish(here):
             site = self._sites.get(topic)
             if site is None or site.attributes is not self.plugin.attributes:
                 site = self._site(topic)
@@ -140,13 +163,13 @@ class FastMessages(MessageTelemetry):
         return self.long_way.publish_batch(topic, messages)
 
     def _together(
-        self, site: Site, here: Context, messages: Sequence[Outgoing]
+        self, site: Site, here: AnyContext, messages: Sequence[Outgoing]
     ) -> "list[_PublishTogether] | None":
         """The publications of a batch; None if one of them must go the long way, and the others with it."""
         parent, place = parent_in(here), self.tracer.place
         trace_id, flags, trace_state = place(parent)
         parent_id, is_remote = (None, False) if parent is None else (parent.span_id, parent.is_remote)
-        if trace_state is not None or not self.tracer.follows_parent or headers.BAGGAGE_KEY in here:
+        if trace_state is not None or not self.follows_parent or BAGGAGE_KEY in here:
             return None
         made: list[_PublishTogether] = []
         for message in messages:
@@ -158,23 +181,21 @@ class FastMessages(MessageTelemetry):
                 if origin is None:
                     return None
                 if origin[0] != trace_id:
-                    made.append(_PublishTogether(self, site, here, ids, *origin, is_remote=True))
+                    made.append(_publishing_together(self, site, here, ids, *origin, True))
                     continue
             elif parent is None:
                 trace_id, flags, _ = place(None)  # each begins a trace
-            made.append(
-                _PublishTogether(self, site, here, ids, trace_id, parent_id, flags, is_remote=is_remote)
-            )
+            made.append(_publishing_together(self, site, here, ids, trace_id, parent_id, flags, is_remote))
         return made
 
     def _published(self, message: ObservedMessage) -> tuple[bytes, bytes, int] | None:
         """Trace id, span id and flags by which it was published; None if only a propagator can tell."""
         carrier = message.trace_context
-        if len(carrier) != headers.ALONE:
+        if len(carrier) != ALONE:
             return None
-        if carrier.__class__ is PublishedHeaders and carrier.message_id is message.id:
-            return carrier.published[:3]
-        parent = headers.parent_of(carrier)
+        if type(carrier) is PublishedHeaders and carrier.ids.message_id is message.id:
+            return carrier.trace_id, carrier.span_id, carrier.flags
+        parent = parent_of(carrier)
         return None if parent is None else (parent.trace_id, parent.span_id, parent.flags)
 
     def process(
@@ -186,28 +207,41 @@ class FastMessages(MessageTelemetry):
         previous: ProcessScope | None = None,
         replay: bool = False,
     ) -> ProcessScope:
-        if previous is None and not replay and self.tracer.is_simple:
-            carrier, now_ns = message.trace_context, self.time_ns()
-            parent_id: bytes | None
-            ids: MessageIds | None
-            if (
-                carrier.__class__ is PublishedHeaders
-                and carrier.message_id is message.id  # and of no message that merely took its headers over
-                and len(carrier) == headers.ALONE
-                and self.tracer.follows_parent
-            ):
-                trace_id, parent_id, flags, ids = carrier.published
-            else:
-                trace_id, parent_id, flags, ids = self._read(message, carrier)
-            if ids is not None and now_ns - message.timestamp <= self.max_age_ns:
-                place = self._places.get(topic)
-                if place is None or place.site.attributes is not self.plugin.attributes:
-                    place = self._place(topic)
-                return _Process(self, place, message, trace_id, parent_id, flags, ids, attempt, now_ns)
+        if previous is None and not replay and self.standing.is_simple:
+            scope = self._process(topic, message, attempt)
+            if scope is not None:
+                return scope
         return self.long_way.process(topic, message, attempt=attempt, previous=previous, replay=replay)
 
+    def _process(self, topic: str, message: ObservedMessage, attempt: int) -> "_Process | None":
+        """A first handling of a message; None if it must go the long way."""
+        carrier, now_ns = message.trace_context, self.stamps.time_ns()
+        parent_id: bytes | None
+        ids: MessageIds | None
+        if type(carrier) is PublishedHeaders and len(carrier) == ALONE and self.follows_parent:
+            published = carrier
+            trace_id, parent_id = published.trace_id, published.span_id
+            flags, ids = published.flags, published.ids
+            if ids.message_id is not message.id:  # it merely took the headers of another over
+                trace_id, parent_id, flags, ids = self._read(message, carrier)
+        else:
+            trace_id, parent_id, flags, ids = self._read(message, carrier)
+        try:
+            made_ns = message.timestamp
+        except (OverflowError, TypeError):  # compiled; the long way can tell
+            return None
+        waited = now_ns - made_ns
+        if ids is None or waited > self.max_age_ns:
+            return None
+        place = self._places.get(topic)
+        if place is None or place.site.attributes is not self.plugin.attributes:
+            place = self._place(topic)
+        # Clocks of two machines differ; nothing waits for less than no time.
+        waited_ms = waited / 1e6 if waited > 0 else 0.0
+        return _processing(self, place, waited_ms, trace_id, parent_id, flags, ids, attempt, now_ns)
+
     def batch(self, topic: str, messages: Sequence[ObservedMessage], *, attempt: int = 1) -> ProcessScope:
-        if self.tracer.is_simple and headers.are_w3c():
+        if self.standing.is_simple and are_w3c():
             published = [self._published(message) for message in messages]
             spans = [
                 SpanContext(int.from_bytes(one[0]), int.from_bytes(one[1]), True, TraceFlags(one[2]))
@@ -249,7 +283,7 @@ class FastMessages(MessageTelemetry):
         self, message: ObservedMessage, carrier: Mapping[str, str]
     ) -> tuple[bytes, bytes | None, int, MessageIds | None]:
         """Trace id, parent's span id, flags and ids; no ids for a message that must go the long way."""
-        parent = headers.parent_of(carrier) if carrier and headers.are_w3c() else None
+        parent = parent_of(carrier) if carrier and are_w3c() else None
         if carrier and parent is None:
             return b"", None, 0, None
         trace_id, flags, _ = self.tracer.place(parent)
@@ -279,7 +313,7 @@ class FastMessages(MessageTelemetry):
         return place
 
 
-def _may_publish(here: Context) -> bool:
+def _may_publish(here: AnyContext) -> bool:
     """Whether what is published here is a part of what is current: init and the like are never parents."""
     working = here.get(CURRENT_KEY)
     return not (isinstance(working, Current) and working.lifecycle)
@@ -304,7 +338,9 @@ class _Scope(MessageContext, MessageScope):
 
     _has_remote_parent: bool
     _ids: MessageIds
-    _is_plain: bool  # whether it is sampled, and a layout has a form for it
+    _is_plain: (
+        bool  # whether it is SAMPLED (1 below: a number is one in C too), and a layout has a form for it
+    )
     _owner: FastMessages
     _parent_id: bytes | None
     _perf: int
@@ -315,7 +351,7 @@ class _Scope(MessageContext, MessageScope):
     ended_ns: int
 
     def __enter__(self) -> Self:
-        self._token = CURRENT.set(self)
+        self._token = self._owner.current.set(self)
         return self
 
     def _end(self, error: BaseException | None) -> None:
@@ -361,8 +397,8 @@ class _Scope(MessageContext, MessageScope):
         span.set_attribute(names.ERROR_TYPE, error_type)
         if isinstance(error, BaseException):
             # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
-            now = self._start + self._owner.perf_counter_ns() - self._perf
-            span.record_exception(error, timestamp=self.ended_ns or now)
+            now = self._start + self._owner.stamps.perf_counter_ns() - self._perf
+            span.record_exception(error, exception_attributes(error), self.ended_ns or now)
 
     @abstractmethod
     def _starting(self) -> dict[str, Any]:
@@ -372,77 +408,66 @@ class _Scope(MessageContext, MessageScope):
     def _passed_through(self, error: BaseException) -> None:
         """Record an exception that leaves the block."""
 
+    @abstractmethod
+    def _write(self, buffer: Buffer, origin: Origin) -> None:
+        """Write the ended span as it is sent."""
+
 
 class _Publish(_Scope, PublishScope):
-    __slots__ = ("_here",)
+    __slots__ = ("_here", "_is_current")
 
-    def __init__(self, owner: FastMessages, site: Site, here: Context, ids: MessageIds) -> None:
-        self._perf = perf = owner.perf_counter_ns()
-        self._owner = owner
-        self._site = site
-        self._here = here
-        self._ids = ids
-        self._span = None
-        self.ended_ns = 0
-        self.span_id = new_span_id()
-        tracer = owner.tracer
-        if here.__class__ is _Process and tracer.follows_parent:
-            # One clock for a message and what is made of it.
-            self._start = here._start + perf - here._perf
-            self._parent_id = here.span_id
-            self._has_remote_parent = False
-            self.trace_id = here.trace_id
-            self.flags = flags = here.flags
-            self.trace_state = None
-            self._is_plain = flags & SAMPLED != 0
-            return
-        self._start = owner.time_ns()
-        parent = parent_in(here)
-        self._parent_id = None if parent is None else parent.span_id
-        self._has_remote_parent = parent is not None and parent.is_remote
-        self.trace_id, self.flags, self.trace_state = tracer.place(parent)
-        is_local = self.trace_state is None and not self._has_remote_parent
-        self._is_plain = is_local and self.flags & SAMPLED != 0
+    _here: AnyContext
+    _is_current: bool
+
+    def __enter__(self) -> Self:
+        self._token = self._owner.current.set(self) if self._is_current else self
+        return self
+
+    def make_current(self) -> None:
+        if not self._is_current:
+            self._is_current = True
+            self._token = self._owner.current.set(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         owner = self._owner
         # Measured from the start, so that a clock that is set in the meantime bends no duration.
-        self.ended_ns = self._start + owner.perf_counter_ns() - self._perf
+        self.ended_ns = self._start + owner.stamps.perf_counter_ns() - self._perf
         try:
-            if error is None and self._span is None and self._is_plain and not owner.tap.callbacks:
+            if error is None and self._span is None and self._is_plain and not owner.taps:
                 if owner.buffer is not None:
-                    owner.buffer.add((owner.tracer.origin, self._written()))
+                    self._write(owner.buffer, owner.standing.origin or owner.tracer.origin)
             else:
                 self._end(error)
         except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
             owner.report(self._site.name, problem)
-        try:
-            CURRENT.reset(self._token)
-        except ValueError:  # ended in another task than it began in
-            otel_context.detach(self._token)  # which says so in its log
+        if self._is_current:
+            try:
+                owner.current.reset(self._token)
+            except ValueError:  # ended in another task than it began in
+                otel_context.detach(self._token)  # which says so in its log
         self._token = None
 
     def carrier(self) -> dict[str, str]:
         here = self._here
-        if (
-            self.trace_state is None
-            and (here.__class__ is _Process or headers.BAGGAGE_KEY not in here)
-            and headers.are_w3c()
-        ):
-            trace_id, span_id, flags, ids = self.trace_id, self.span_id, self.flags, self._ids
-            found = PublishedHeaders()
-            found[headers.TRACEPARENT] = traceparent_of(trace_id, span_id, flags)
-            found.message_id = ids[0]
-            found.published = trace_id, span_id, flags, ids
-            return found
+        if self.trace_state is None and (type(here) is _Process or BAGGAGE_KEY not in here) and are_w3c():
+            return self._headers()
         carrier: dict[str, str] = {}
         try:
-            propagation.inject(carrier, self)
+            propagation.inject(carrier, cast("Context", self))
         except Exception as error:  # noqa: BLE001 - a propagator of OTEL_PROPAGATORS may raise
             self._owner.report(self._site.name, error)
         return carrier
+
+    def _headers(self) -> PublishedHeaders:
+        found = PublishedHeaders.__new__(PublishedHeaders)
+        found[TRACEPARENT] = self._owner.stamps.traceparent(self.trace_id, self.span_id, self.flags)
+        found.ids = self._ids
+        found.trace_id = self.trace_id
+        found.span_id = self.span_id
+        found.flags = self.flags
+        return found
 
     def fail(self, error: BaseException | str) -> None:
         self._mark_failed(error, type_of(error, None))
@@ -455,17 +480,24 @@ class _Publish(_Scope, PublishScope):
     def _starting(self) -> dict[str, Any]:
         return self._site.starting(self._ids)
 
-    def _written(self) -> bytes:
-        _, _, _, message, root, parent, shape = self._ids
+    def _write(self, buffer: Buffer, origin: Origin) -> None:
+        shape = self._ids.shape
         parent_id = self._parent_id
-        key = (shape, parent_id is not None)
-        layout = self._site.layouts.get(key) or self._site.lay_out_publish(key)
-        pack, (start, a, b, c, d, e, f, g, h, i, end) = layout
-        written: bytes = pack(
-            *(start, self.trace_id, a, self.span_id, b, parent_id or b"", c, self._start, d, self.ended_ns),
-            *(e, message, f, root, g, parent, h, message, i, root, end),
+        key = shape << 1 | (parent_id is not None)
+        site = self._site
+        layout = site.layout if site.key == key else None
+        if layout is None:
+            layout = site.lay_out_publish(key, shape, parent_id is not None)
+        layout.write(
+            buffer,
+            origin,
+            self.trace_id,
+            self.span_id,
+            parent_id,
+            self._start,
+            self.ended_ns,
+            self._ids,
         )
-        return written
 
     def _passed_through(self, error: BaseException) -> None:
         self.fail(error)
@@ -476,54 +508,25 @@ class _PublishTogether(_Publish):
 
     __slots__ = ()
 
-    def __init__(
-        self,
-        owner: FastMessages,
-        site: Site,
-        here: Context,
-        ids: MessageIds,
-        trace_id: bytes,
-        parent_id: bytes | None,
-        flags: int,
-        *,
-        is_remote: bool,
-    ) -> None:
-        self._perf = owner.perf_counter_ns()
-        self._start = owner.time_ns()
-        self._owner = owner
-        self._site = site
-        self._here = here
-        self._ids = ids
-        self._span = None
-        self._token = None
-        self.ended_ns = 0
-        self.span_id = new_span_id()
-        self._parent_id = parent_id
-        self._has_remote_parent = is_remote
-        self.trace_id = trace_id
-        self.flags = flags
-        self.trace_state = None
-        self._is_plain = flags & SAMPLED != 0
-
     def carrier(self) -> dict[str, str]:
-        trace_id, span_id, flags, ids = self.trace_id, self.span_id, self.flags, self._ids
-        found = PublishedHeaders()
-        found[headers.TRACEPARENT] = traceparent_of(trace_id, span_id, flags)
-        found.message_id = ids[0]
-        found.published = trace_id, span_id, flags, ids
-        return found
+        return self._headers()
 
-    def _written(self) -> bytes:
+    def _write(self, buffer: Buffer, origin: Origin) -> None:
         if not self._has_remote_parent:
-            return super()._written()
-        _, _, _, message, root, parent, shape = self._ids
-        layout = self._site.layouts.get((shape,)) or self._site.lay_out_elsewhere((shape,))
-        pack, (start, a, b, c, d, e, f, g, h, i, end) = layout
-        written: bytes = pack(
-            *(start, self.trace_id, a, self.span_id, b, self._parent_id, c, self._start, d, self.ended_ns),
-            *(e, message, f, root, g, parent, h, message, i, root, end),
+            _Publish._write(self, buffer, origin)  # compiled, there is no `super` here
+            return
+        shape = self._ids.shape
+        layout = self._site.lay_out_elsewhere(~shape, shape)
+        layout.write(
+            buffer,
+            origin,
+            self.trace_id,
+            self.span_id,
+            self._parent_id,
+            self._start,
+            self.ended_ns,
+            self._ids,
         )
-        return written
 
 
 class _PublishBatch(PublishBatchScope):
@@ -543,13 +546,13 @@ class _PublishBatch(PublishBatchScope):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        owner, is_tapped = self._owner, bool(self._owner.tap.callbacks)
+        owner, is_tapped = self._owner, bool(self._owner.taps)
         for one in self._publications:
-            one.ended_ns = one._start + owner.perf_counter_ns() - one._perf
+            one.ended_ns = one._start + owner.stamps.perf_counter_ns() - one._perf
             try:
                 if error is None and one._span is None and one._is_plain and not is_tapped:
                     if owner.buffer is not None:
-                        owner.buffer.add((owner.tracer.origin, one._written()))
+                        one._write(owner.buffer, owner.standing.origin or owner.tracer.origin)
                 else:
                     one._end(error)
             except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
@@ -575,77 +578,37 @@ class _Process(_Scope, ProcessScope):
         "_queue_time_ms",
     )
 
-    def __init__(
-        self,
-        owner: FastMessages,
-        place: _Place,
-        message: ObservedMessage,
-        trace_id: bytes,
-        parent_id: bytes | None,
-        flags: int,
-        ids: MessageIds,
-        attempt: int,
-        now_ns: int,
-    ) -> None:
-        self._start = now_ns
-        self._perf = owner.perf_counter_ns()
-        self._owner = owner
-        self._place = place
-        self._site = place.site
-        self._ids = ids
-        self._attempt = attempt
-        self._span = None
-        self._current: Current | None = None
-        self._outcome = ""
-        self._error_type = ""
-        self._failure: BaseException | str | None = None
-        self.ended_ns = 0
-        # Clocks of two machines differ; nothing waits for less than no time.
-        waited = now_ns - message.timestamp
-        self._queue_time_ms = waited / 1e6 if waited > 0 else 0.0
-        self.span_id = new_span_id()
-        self.trace_id = trace_id
-        self._parent_id = parent_id
-        self._has_remote_parent = parent_id is not None
-        self.flags = flags
-        self.trace_state = None  # no message on the short way has one
-        self._is_plain = flags & SAMPLED != 0
+    _attempt: int
+    _current: Current | None
+    _error_type: str
+    _failure: BaseException | str | None
+    _outcome: str
+    _place: _Place
+    _queue_time_ms: float
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         owner = self._owner
         # Measured from the start, so that a clock that is set in the meantime bends no duration.
-        elapsed = owner.perf_counter_ns() - self._perf
+        elapsed = owner.stamps.perf_counter_ns() - self._perf
         self.ended_ns = ended = self._start + elapsed
         try:
-            if error is None and self._span is None and self._is_plain and not owner.tap.callbacks:
+            if error is None and self._span is None and self._is_plain and not owner.taps:
                 if owner.buffer is not None:
-                    owner.buffer.add((owner.tracer.origin, self._written()))
+                    self._write(owner.buffer, owner.standing.origin or owner.tracer.origin)
             else:
                 self._end(error)
-            waited_ms = self._queue_time_ms if self._attempt == 1 else None
-            self._place.meters.measure(elapsed, waited_ms, self._error_type, self._ids[0], self, ended)
+            waited_ms = self._queue_time_ms if self._attempt == 1 else -1.0  # NOT_MEASURED, for C
+            message_id = self._ids.message_id
+            self._place.meters.measure(elapsed, waited_ms, self._error_type, message_id, self, ended)
         except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
             owner.report(self._site.name, problem)
         try:
-            CURRENT.reset(self._token)
+            owner.current.reset(self._token)
         except ValueError:  # ended in another task than it began in
             otel_context.detach(self._token)  # which says so in its log
         self._token = None
-
-    def ids_of_derived(self, message_id: str, root_id: str, parent_ids: tuple[str, ...]) -> MessageIds | None:
-        """The ids of a message published meanwhile, which has most bytes in common with this one."""
-        own, own_root, _, written, root, _, (length, root_length, _) = self._ids
-        if own is not parent_ids[0] or own_root is not root_id:
-            return ids_of(message_id, root_id, parent_ids)
-        try:
-            message = message_id.encode()
-        except (AttributeError, ValueError, TypeError):
-            return None
-        if not message or len(message) > LONGEST:
-            return None
-        return message_id, root_id, parent_ids, message, root, written, (len(message), root_length, length)
 
     @property
     def topic(self) -> str:
@@ -664,19 +627,19 @@ class _Process(_Scope, ProcessScope):
         self._error_type = type_of(error, error_type)
         try:
             self._mark_failed(error, self._error_type)
-            log_failure(self._owner.bound, self._starting(), error, self._error_type, self)
+            log_failure(self._owner.bound, self._starting(), error, self._error_type, cast("Context", self))
         except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
             self._owner.report(self._site.name, problem)
 
     def outcome(self, name: str) -> None:
-        if self._span is None and name.__class__ is str and name.isascii():
+        if self._span is None and type(name) is str and name.isascii():
             self._outcome = name
         else:
             self.span().set_attribute(names.OUTCOME, name)
 
     def _working(self) -> Current:
         if self._current is None:
-            self._current = Current(self._owner.plugin, self._site.topic, self._ids[0])
+            self._current = Current(self._owner.plugin, self._site.topic, self._ids.message_id)
         return self._current
 
     def _starting(self) -> dict[str, Any]:
@@ -686,26 +649,152 @@ class _Process(_Scope, ProcessScope):
         span = super()._made()
         if isinstance(span, FastSpan):
             if self._owner.linked and self._parent_id is not None:
-                attributes = {names.MESSAGING_ID: self._ids[0]}
+                attributes = {names.MESSAGING_ID: self._ids.message_id}
                 span.own_links().append(Link(self.trace_id, self._parent_id, True, attributes, 0))
             if self._outcome:
                 span.set_attribute(names.OUTCOME, self._outcome)
         return span
 
-    def _written(self) -> bytes:
-        _, _, _, message, root, parent, shape = self._ids
-        trace_id, parent_id = self.trace_id, self._parent_id
-        key = (shape, self._attempt, self._outcome, parent_id is not None)
-        layout = self._site.layouts.get(key) or self._site.lay_out_process(key)
-        pack, (start, a, b, c, d, e, f, g, h, i, j, k, m, n, end) = layout
-        parent_id = parent_id or b""
-        written: bytes = pack(
-            *(start, trace_id, a, self.span_id, b, parent_id, c, self._start, d, self.ended_ns),
-            *(e, message, f, root, g, parent, h, message, i, root, j, self._queue_time_ms),
-            *(k, trace_id, m, parent_id, n, message, end),
+    def _write(self, buffer: Buffer, origin: Origin) -> None:
+        shape = self._ids.shape
+        parent_id, attempt, outcome = self._parent_id, self._attempt, self._outcome
+        is_child = parent_id is not None
+        site, layout = self._site, None
+        key = shape << 1 | is_child
+        if attempt != 1 or outcome:
+            various = (shape, attempt, outcome, is_child)
+            layout = site.lay_out_process(various, shape, attempt, outcome, is_child)
+        elif site.key == key:
+            layout = site.layout
+        if layout is None:
+            layout = site.lay_out_process(key, shape, 1, "", is_child)
+        layout.write(
+            buffer,
+            origin,
+            self.trace_id,
+            self.span_id,
+            parent_id,
+            self._start,
+            self.ended_ns,
+            self._ids,
+            self._queue_time_ms,
         )
-        return written
 
     def _passed_through(self, error: BaseException) -> None:
         if error is not self._failure:
             self.fail(error)
+
+
+# Functions rather than constructors: compiled, they are called without a tuple of their arguments.
+
+
+def _publishing(
+    owner: FastMessages, site: Site, here: AnyContext, ids: MessageIds, is_current: bool
+) -> _Publish:
+    """A publication that begins now."""
+    made = _Publish.__new__(_Publish)
+    made._perf = perf = owner.stamps.perf_counter_ns()
+    made._owner = owner
+    made._site = site
+    made._here = here
+    made._is_current = is_current
+    made._ids = ids
+    made._span = None
+    made.ended_ns = 0
+    made.span_id = owner.stamps.span_id()
+    if type(here) is _Process and owner.follows_parent:
+        within = here
+        # One clock for a message and what is made of it.
+        made._start = within._start + perf - within._perf
+        made._parent_id = within.span_id
+        made._has_remote_parent = False
+        made.trace_id = within.trace_id
+        made.flags = flags = within.flags
+        made.trace_state = None
+        made._is_plain = flags & 1 != 0
+        return made
+    made._start = owner.stamps.time_ns()
+    parent = parent_in(here)
+    if parent is None and owner.standing.always:
+        made._parent_id = None
+        made._has_remote_parent = False
+        made.trace_id = new_trace_id()
+        made.flags = 3  # RANDOM and SAMPLED, for C
+        made.trace_state = None
+        made._is_plain = True
+        return made
+    made._parent_id = None if parent is None else parent.span_id
+    made._has_remote_parent = parent is not None and parent.is_remote
+    made.trace_id, made.flags, made.trace_state = owner.tracer.place(parent)
+    is_local = made.trace_state is None and not made._has_remote_parent
+    made._is_plain = is_local and made.flags & 1 != 0
+    return made
+
+
+def _publishing_together(
+    owner: FastMessages,
+    site: Site,
+    here: AnyContext,
+    ids: MessageIds,
+    trace_id: bytes,
+    parent_id: bytes | None,
+    flags: int,
+    is_remote: bool,
+) -> _PublishTogether:
+    """One publication of a batch that begins now."""
+    made = _PublishTogether.__new__(_PublishTogether)
+    made._perf = owner.stamps.perf_counter_ns()
+    made._start = owner.stamps.time_ns()
+    made._owner = owner
+    made._site = site
+    made._here = here
+    made._is_current = False
+    made._ids = ids
+    made._span = None
+    made._token = None
+    made.ended_ns = 0
+    made.span_id = owner.stamps.span_id()
+    made._parent_id = parent_id
+    made._has_remote_parent = is_remote
+    made.trace_id = trace_id
+    made.flags = flags
+    made.trace_state = None
+    made._is_plain = flags & 1 != 0
+    return made
+
+
+def _processing(
+    owner: FastMessages,
+    place: _Place,
+    queue_time_ms: float,
+    trace_id: bytes,
+    parent_id: bytes | None,
+    flags: int,
+    ids: MessageIds,
+    attempt: int,
+    now_ns: int,
+) -> _Process:
+    """An attempt that begins now."""
+    made = _Process.__new__(_Process)
+    made._start = now_ns
+    made._perf = owner.stamps.perf_counter_ns()
+    made._owner = owner
+    made._place = place
+    made._site = place.site
+    made._ids = ids
+    made._attempt = attempt
+    made._span = None
+    made._current = None
+    made._outcome = ""
+    made._error_type = ""
+    made._failure = None
+    made.ended_ns = 0
+    made._queue_time_ms = queue_time_ms
+    made.span_id = owner.stamps.span_id()
+    made.trace_id = trace_id
+    made._parent_id = parent_id
+    made._has_remote_parent = parent_id is not None
+    made.flags = flags
+    made.trace_state = None  # no message on the short way has one
+    made._is_plain = flags & 1 != 0
+    return made

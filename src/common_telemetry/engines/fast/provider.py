@@ -41,7 +41,7 @@ class FastTracerProvider(trace.TracerProvider):
     def __init__(
         self,
         resource: Resource,
-        buffer: Buffer[FastSpan] | None,
+        buffer: Buffer | None,
         tap: Tap,
         faults: Faults,
         *,

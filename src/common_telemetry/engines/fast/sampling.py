@@ -34,6 +34,11 @@ class Shortcut:
     follows_parent: bool
     of_trace: ByTraceId
 
+    @property
+    def always(self) -> bool:
+        """Whether each new trace is sampled."""
+        return self.of_trace is _every
+
     @classmethod
     def of(cls, sampler: Sampler) -> Self | None:
         """The shortcut for `sampler`; None if it has to be asked, with everything, for every span."""
@@ -48,10 +53,14 @@ class Shortcut:
 
 def _of_trace(sampler: object) -> ByTraceId | None:
     if sampler is ALWAYS_ON:
-        return lambda trace_id: True
+        return _every
     if sampler is ALWAYS_OFF:
         return lambda trace_id: False
     if type(sampler) is TraceIdRatioBased:  # exactly: a class derived from it may decide by anything
         bound = sampler.bound
         return lambda trace_id: int.from_bytes(trace_id[8:], "big") < bound
     return None
+
+
+def _every(trace_id: bytes) -> bool:
+    return True

@@ -11,19 +11,18 @@ does, so that sums of floating point numbers come out equal to the last bit.
 
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from operator import add
 from threading import RLock
 from typing import Any, ClassVar, Final, Protocol
 
 from common_telemetry.engines.fast import metric_bytes as encode
 from common_telemetry.engines.fast.exemplars import Exemplar, Reservoir, Sample
 from common_telemetry.engines.fast.exponential import MAX_SCALE, Distribution
+from common_telemetry.engines.fast.primitives import count_run
 from common_telemetry.engines.fast.wire import attributes as encoded
 
-_WORTH_SORTING: Final = 8
+_WORTH_A_RUN: Final = 8
 _EXEMPLARS_OF_EXPONENTIAL: Final = 20  # OpenTelemetry specification, metrics SDK, "Exemplar defaults"
 
 Key = tuple[Any, ...]
@@ -222,35 +221,26 @@ class HistogramSeries(Series):
 
     def add_run(self, values: Sequence[float], sample_of: SampleOf | None) -> None:
         """Part of Series."""
-        if self.idle or len(values) < _WORTH_SORTING:
+        if self.idle or len(values) < _WORTH_A_RUN:
             super().add_run(values, sample_of)
             return
-        ordered = sorted(values)
-        # In the order they came, each added to the sum so far: floating point numbers know the difference.
-        self._sum = reduce(add, values, self._sum)
-        self._low = min(self._low, ordered[0])
-        self._high = max(self._high, ordered[-1])
-        bounds, counts = self._bounds, self._counts
-        filled = set()
-        at = 0
-        while at < len(ordered):
-            bucket = bisect_left(bounds, ordered[at])
-            upto = bisect_right(ordered, bounds[bucket], at) if bucket < len(bounds) else len(ordered)
-            counts[bucket] += upto - at
-            filled.add(bucket)
-            at = upto
-        if sample_of is not None:
-            self._keep_last_of(filled, values, sample_of)
-
-    def _keep_last_of(self, buckets: set[int], values: Sequence[float], sample_of: SampleOf) -> None:
-        """Of each bucket the last value with a sample becomes the exemplar."""
-        for at in range(len(values) - 1, -1, -1):
-            bucket = bisect_left(self._bounds, values[at])
-            if bucket in buckets and (sample := sample_of(at)) is not None:
+        self._sum, self._low, self._high, last = count_run(
+            self._bounds, self._counts, values, self._sum, self._low, self._high
+        )
+        if sample_of is None:
+            return
+        for bucket, at in last.items():
+            # Of each bucket the last value with a sample becomes the exemplar.
+            if (sample := sample_of(at)) is not None:
                 self._exemplars[bucket] = (values[at], sample)
-                buckets.remove(bucket)
-                if not buckets:
-                    return
+            else:
+                self._keep_last_of(bucket, values[:at], sample_of)
+
+    def _keep_last_of(self, bucket: int, values: Sequence[float], sample_of: SampleOf) -> None:
+        for at in range(len(values) - 1, -1, -1):
+            if bisect_left(self._bounds, values[at]) == bucket and (sample := sample_of(at)) is not None:
+                self._exemplars[bucket] = (values[at], sample)
+                return
 
     def point(self, now_ns: int, *, delta: bool) -> bytes:
         """Part of Series."""

@@ -10,8 +10,9 @@ from opentelemetry.trace import Link as ApiLink
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceState
 
 from common_telemetry.engines.fast.bounded import Event, Link, append, bounded, put, put_all
-from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity, new_span_id
-from common_telemetry.errors import exception_attributes, message_of
+from common_telemetry.engines.fast.identity import SAMPLED, SpanIdentity
+from common_telemetry.engines.fast.primitives import new_span_id
+from common_telemetry.errors import TOLD, message_of, whole_exception
 from common_telemetry.weight import weight_of_all
 
 if TYPE_CHECKING:
@@ -201,8 +202,10 @@ class FastSpan(SpanIdentity, Span):
         escaped: bool = False,
     ) -> None:
         try:
-            described: dict[str, Any] = {**exception_attributes(exception), "exception.escaped": str(escaped)}
-            described.update(attributes or {})
+            given = attributes or {}
+            is_told = all(name in given for name in TOLD)  # then it need not be formatted twice
+            told = dict.fromkeys(TOLD, "") if is_told else whole_exception(exception)
+            described: dict[str, Any] = {**told, "exception.escaped": str(escaped), **given}
         except Exception as error:  # noqa: BLE001 - a plugin's exception class may be broken in itself
             self.tracer.refuse("an exception", self.name, error)
             return

@@ -150,7 +150,7 @@ class SpanWriter:
 
 def span_buffer(
     limit: int, faults: Faults, *, batch: int = 512, redaction: Redaction = NO_REDACTION
-) -> Buffer[FastSpan]:
+) -> Buffer:
     """A buffer of spans that comes out as OTLP."""
 
     def refuse(key: str, error: Exception) -> None:

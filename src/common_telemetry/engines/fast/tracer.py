@@ -18,13 +18,9 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TraceS
 from common_telemetry.engines.fast.bounded import bounded
 from common_telemetry.engines.fast.buffer import Buffer
 from common_telemetry.engines.fast.current_span import parent_in, with_span
-from common_telemetry.engines.fast.identity import (
-    RANDOM,
-    SAMPLED,
-    Identity,
-    new_trace_id,
-)
-from common_telemetry.engines.fast.message_spans import ROOM, may_be_laid_out
+from common_telemetry.engines.fast.identity import RANDOM, SAMPLED, Identity
+from common_telemetry.engines.fast.message_spans import ROOM, Standing, may_be_laid_out
+from common_telemetry.engines.fast.primitives import new_trace_id
 from common_telemetry.engines.fast.sampling import Shortcut
 from common_telemetry.engines.fast.spans import FastSpan, IdleSpan, links_of
 from common_telemetry.engines.fast.wire import Origin
@@ -42,7 +38,7 @@ class Outlet(Protocol):
     """Where ended spans go."""
 
     @property
-    def buffer(self) -> Buffer[FastSpan] | None:
+    def buffer(self) -> Buffer | None:
         """To the exporter, if there is one."""
 
     @property
@@ -75,15 +71,14 @@ class FastTracer(trace.Tracer):
         self.finish = outlet.finish
         self._shortcut = Shortcut.of(sampler)
         self._official: trace.Tracer | None = None
-        self.is_simple = (
-            self._shortcut is not None and _have_room(limits) and may_be_laid_out(outlet.redaction)
+        self.standing = Standing(
+            is_simple=self._shortcut is not None and _have_room(limits) and may_be_laid_out(outlet.redaction),
+            always=self._shortcut is not None and self._shortcut.always,
         )
-        """Whether `place` says all there is to say about a new span, and message spans may be laid out."""
         self.follows_parent = self._shortcut is not None and self._shortcut.follows_parent
         """Whether a span with a parent takes all of `place` from it."""
         self._sampler = sampler
         self._make_origin = make_origin
-        self._origin: Origin | None = None
         self._faults = faults
 
     def start_span(
@@ -168,7 +163,7 @@ class FastTracer(trace.Tracer):
     def hand_over(self, official: trace.Tracer) -> None:
         """Have all spans from now on made by `official`."""
         self._official = official
-        self.is_simple = False
+        self.standing.is_simple = False
 
     def place(self, parent: Identity | None) -> tuple[bytes, int, TraceState | None]:
         """Trace id, flags and trace state of a new span. It is sampled only if no sampler has to be asked."""
@@ -186,13 +181,14 @@ class FastTracer(trace.Tracer):
     @property
     def origin(self) -> Origin:
         """Where its spans come from, as OTLP has it."""
-        if self._origin is None:
-            self._origin = self._make_origin(self.instrumentation_scope)
-        return self._origin
+        origin = self.standing.origin
+        if origin is None:
+            origin = self.standing.origin = self._make_origin(self.instrumentation_scope)
+        return origin
 
     def forget_origin(self) -> None:
         """Find out anew where spans come from."""
-        self._origin = None
+        self.standing.origin = None
 
     def refuse(self, what: str, span: str, error: Exception) -> None:
         """Report what could not be put on a span of that name."""

@@ -6,10 +6,11 @@ the same for every signal). What is written is what OpenTelemetry's own exporter
 that.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+_Part = TypeVar("_Part", bound=Sized)
 Refused = Callable[[str, Exception], None]
 """Told the key of an attribute that cannot be written, and why: no UTF-8, or a number beyond 64 bits."""
 
@@ -184,17 +185,22 @@ def request(content: Iterable[tuple[Origin, Iterable[bytes]]]) -> bytes:
 
     `content` has, for each origin, its spans, metrics or log records, as fields with the tag `ITEM`.
     """
-    by_resource: dict[tuple[bytes, bytes], list[bytes]] = {}
+    return b"".join(request_parts(content))
+
+
+def request_parts(content: Iterable[tuple[Origin, Iterable[_Part]]]) -> "list[_Part | bytes]":
+    """What `request` joins. Of the parts of its content it needs to know no more than how long they are."""
+    by_resource: dict[tuple[bytes, bytes], list[_Part | bytes]] = {}
     for origin, items in content:
         scope, scope_schema = origin.scope
-        part = [scope, *items, scope_schema]
+        part: list[_Part | bytes] = [scope, *items, scope_schema]
         by_resource.setdefault(origin.resource, []).extend((_before(_SECOND, part), *part))
-    parts: list[bytes] = []
+    parts: list[_Part | bytes] = []
     for (resource, schema), scopes in by_resource.items():
         part = [resource, *scopes, schema]
         parts += (_before(_FIRST, part), *part)
-    return b"".join(parts)  # once: copying megabytes costs as much as writing them
+    return parts  # joined once: copying megabytes costs as much as writing them
 
 
-def _before(tag: bytes, parts: Iterable[bytes]) -> bytes:
+def _before(tag: bytes, parts: Iterable[Sized]) -> bytes:
     return tag + varint(sum(map(len, parts)))

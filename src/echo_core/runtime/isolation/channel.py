@@ -69,6 +69,8 @@ class Channel:
         self._crashes: dict[int, tuple[Crash, bool]] = {}
         """How the process died over a suspect, by its id, and whether alone; until the lane has heard."""
         self._was_alone = False
+        self._careful = 0
+        """How many of the next are handled alone, because one of them may end the process afterwards."""
         self._let_go: asyncio.Future[None] | None = None
         """Done when the process has let go of a message that was cancelled."""
 
@@ -87,6 +89,7 @@ class Channel:
                 await self._wait(first)
                 continue
             self._shipped.popleft()
+            self._careful = max(0, self._careful - 1)
             return await self._conclude(first.result)
 
     async def _wait(self, first: Shipped) -> None:
@@ -116,7 +119,7 @@ class Channel:
             with self._keeper.context.elsewhere():
                 await asyncio.shield(self._let_go)
         head = self._taken[0]
-        alone = self._is_suspect(head)
+        alone = bool(self._careful) or self._is_suspect(head)
         wanted = 1 if alone or self._shipped else WINDOW  # what follows a failure in a batch is there already
         session = await self._keeper.room(alone=alone)
         items: list[Item] = []
@@ -184,6 +187,7 @@ class Channel:
                 failure.traceback,
                 is_final=result.outcome == wire.REFUSED,
                 delay=failure.delay,
+                batch=failure.batch,
             )
         )
 
@@ -232,11 +236,17 @@ class Channel:
         session.send(wire.RECALL, Recall(self.number, first.seq))
 
     def lost(self, crash: "Crash") -> None:
-        """The process has ended. What it had not answered is sent to the next one."""
+        """The process has ended. What it had not answered is sent to the next one.
+
+        With nothing in hand it has died of something that it had handled, and had not said so: then
+        whoever is not answered is handled alone, and who was alone is to blame.
+        """
         in_hand = crash.in_hand.get(self.number, ())
+        is_idle = not any(crash.in_hand.values())
         while self._shipped and self._shipped[-1].result is None:
             shipped = self._shipped.pop()
-            if shipped.seq in in_hand:
+            self._careful += is_idle and not self._was_alone
+            if shipped.seq in in_hand or (is_idle and self._was_alone):
                 self._suspects.append(shipped.delivery)
                 self._crashes[id(shipped.delivery)] = (crash, self._was_alone)
         self._epoch = self._keeper.next_seq()

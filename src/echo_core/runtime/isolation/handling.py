@@ -7,9 +7,11 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+import msgspec
 from opentelemetry.trace import SpanContext
 
 from common_telemetry import ProcessScope
+from echo_core.message import BaseMessage
 from echo_core.plugin import Answer, Outcome, ProcessingStatus
 from echo_core.runtime import lane
 from echo_core.runtime.batch import check_answers, forward, topic_of
@@ -134,8 +136,10 @@ class Lane:
         self._in_hand = page.first[self._number] = first
         return outputs
 
-    def _end(self, outputs: Outputs) -> None:
+    def _end(self, outputs: Outputs, *messages: BaseMessage) -> None:
         outputs.is_open = False
+        if self._worker.context.made.counts:
+            self._worker.context.made.end(*(message.id for message in messages))
         self._in_hand = self._worker.page.first[self._number] = 0
         if self._cancelled:  # the handler would not have it, but ended
             self._uncancel()
@@ -158,14 +162,16 @@ class Lane:
                 await forward(worker.context, answers, messages)
             except asyncio.CancelledError as error:
                 failure = self._judge_cancellation(error, scope)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 failure = _told(error)
                 scope.fail(error)
+            if failure is not None:
+                failure = msgspec.structs.replace(failure, batch=items[0].seq)
             judged = [(wire.RAISED, failure)] * len(items) if failure else list(map(_judged, answers))
             failed = [told for _, told in judged if told is not None]
             if failed and failure is None:
                 scope.fail(f"{len(failed)} of {len(items)} messages failed, the first: {failed[0].text}")
-        self._end(outputs)
+        self._end(outputs, *messages)
         self._size += outputs.size
         span = scope.traceparent if failed else ""
         results: list[Result] = []
@@ -192,10 +198,10 @@ class Lane:
                     outcome, failure = await self._conclude(status, scope)
             except asyncio.CancelledError as error:
                 outcome, failure = wire.RAISED, self._judge_cancellation(error, scope)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 outcome, failure = wire.RAISED, _told(error)
                 scope.fail(error)
-        self._end(outputs)
+        self._end(outputs, message)
         if failure is None:
             self._size += outputs.size
             return Result(seq, outcome, outputs)
@@ -287,4 +293,4 @@ def _judged(answer: Answer) -> tuple[int, Failure | None]:
 
 
 def _with_span(failure: Failure, span: str) -> Failure:
-    return Failure(failure.error_type, failure.text, failure.traceback, failure.delay, span)
+    return msgspec.structs.replace(failure, span=span)

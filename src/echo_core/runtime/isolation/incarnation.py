@@ -17,6 +17,7 @@ STACKS_S: Final = 0.1
 """How long a process may take to write its stacks before it is killed."""
 _POLITE_S: Final = 2.0
 _HEARD_S: Final = 0.1
+_ROUNDS: Final = 20
 _SIGKILL: Final = 9
 _SIGTERM: Final = 15
 
@@ -34,6 +35,8 @@ class Crash:
     """The end of what it printed to stderr."""
     in_hand: Mapping[int, range]
     """Numbers of the messages that were being handled, by lane."""
+    unsent: tuple[int, int] = (0, 0)
+    """Spans and log records that it had not sent to the backend."""
 
     @property
     def tells_of_the_message(self) -> bool:
@@ -68,7 +71,7 @@ class Incarnation:
         """Wait for its end, and gather what there is to say of it."""
         process = self.process
         found = await process.ended()
-        in_hand = process.page.in_hand()
+        in_hand, unsent = process.page.in_hand(), process.page.unsent
         await self.session.heard_all(_HEARD_S)
         for drain in self._drains:
             drain.finish()
@@ -79,9 +82,12 @@ class Incarnation:
             stacks=self._stacks or process.stacks(),
             printed="\n".join(self._drains[1].tail),
             in_hand=in_hand,
+            unsent=unsent,
         )
         self.session.close(str(crash))
-        await asyncio.to_thread(process.kill_descendants)
+        for _ in range(_ROUNDS):  # what is killed may have started others meanwhile
+            if not await asyncio.to_thread(process.kill_descendants):
+                break
         process.close()
         return crash
 
@@ -104,7 +110,7 @@ class Incarnation:
         """Its signs of life."""
         process = self.process
         loop, thread = process.page.beats
-        return Signs(loop, thread, process.resident_mb, process.is_stopped)
+        return Signs(loop, thread, process.resident_mb, process.is_stopped, process.count_descendants())
 
     async def take_stacks(self) -> str:
         """What its threads are doing; empty if it cannot say. Kept for the report of its end."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping
@@ -24,11 +25,13 @@ from echo_core.runtime.isolation.liveness import INTERVAL_S, Liveness, Verdict
 from echo_core.runtime.isolation.process import WorkerProcess
 from echo_core.runtime.isolation.sdk import find_sdk
 from echo_core.runtime.isolation.session import ProcessLost, Session, carrier
-from echo_core.runtime.isolation.wire import Cancel, ReceivedResult
+from echo_core.runtime.isolation.spare import Spare
+from echo_core.runtime.isolation.wire import Cancel, ReceivedPublication, ReceivedResult
 from echo_core.runtime.lane import AttemptFailed, Failure
 from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.settings import Settings
 from echo_core.runtime.slot import PluginSlot
+from echo_core.runtime.source_context import SourceContext
 from echo_core.settlement import Ending
 from echo_core.transports.base import Delivery
 
@@ -92,6 +95,7 @@ class Keeper:
         self._slot: PluginSlot | None = None
         self._clock = clock or SystemClock()
         self._current: Incarnation | None = None
+        self._spare = Spare()
         self._number = 0
         self._seq = 0
         self._record = CrashRecord()
@@ -169,6 +173,12 @@ class Keeper:
         ]
 
     async def _start(self) -> tuple[Incarnation, Loaded]:
+        """A process in which the plugin is imported; where there is a spare, most of that is done."""
+        incarnation = await self._spare.take() or await self._spawn()
+        return incarnation, await self._load(incarnation)
+
+    async def _spawn(self) -> Incarnation:
+        """A process that has the SDK and its telemetry, and nothing of the plugin yet."""
         self._number += 1
         spec = self.spec
         lanes = spec.manifest.delivery.lanes + 1  # and one for whoever calls the plugin directly
@@ -181,7 +191,8 @@ class Keeper:
             memory_mb=spec.limits.memory_mb,
             sdk=sdk,
         )
-        session = Session(self._number, self._accept, self._is_broken, self.tell_emptied)
+        broken = functools.partial(self._is_broken, self._number)
+        session = Session(self._number, self._accept, broken, self.tell_emptied)
         incarnation = Incarnation(self._number, process, session, self.telemetry.logger())
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: session, sock=process.socket)
@@ -192,26 +203,39 @@ class Keeper:
                     why=f"this host has {API_VERSION}",
                     fix="restart the host: Echo Core was changed while it ran",
                 )
-            answer = await session.ask(
+            await session.ask("prepare", {"telemetry": dict(spec.telemetry)})
+        except ProcessLost as error:
+            raise await self._died_early(incarnation) from error
+        except BaseException:
+            await incarnation.end()
+            raise
+        return incarnation
+
+    async def _load(self, incarnation: Incarnation) -> Loaded:
+        spec = self.spec
+        try:
+            answer = await incarnation.session.ask(
                 "load",
                 {
                     "library": str(spec.library),
                     "digest": spec.digest,
                     "state": str(spec.state),
-                    "telemetry": dict(spec.telemetry),
                 },
             )
         except ProcessLost as error:
-            crash = await incarnation.lost()
-            raise PluginLoadError(
-                f"{spec.manifest.name} {spec.manifest.version} cannot be loaded: {crash}",
-                where=str(spec.library),
-                why=crash.stacks or crash.printed,
-            ) from error
+            raise await self._died_early(incarnation) from error
         except BaseException:
             await incarnation.end()
             raise
-        return incarnation, Loaded(**answer)
+        return Loaded(**answer)
+
+    async def _died_early(self, incarnation: Incarnation) -> PluginLoadError:
+        crash, spec = await incarnation.lost(), self.spec
+        return PluginLoadError(
+            f"{spec.manifest.name} {spec.manifest.version} cannot be loaded: {crash}",
+            where=str(spec.library),
+            why=crash.stacks or crash.printed,
+        )
 
     async def _initialise(self, incarnation: Incarnation) -> None:
         await incarnation.session.ask(
@@ -220,15 +244,40 @@ class Keeper:
                 "config": dict(self.context.config),
                 "status": self.telemetry.status,
                 "carrier": carrier(),
+                **self._position(),
             },
         )
 
-    async def _accept(self, topic: str, message: Any) -> None:
-        await self.context.accept(topic, message)
+    async def _accept(self, wanted: ReceivedPublication) -> None:
+        context, state = self.context, wanted.state
+        if state is None or not isinstance(context, SourceContext):
+            for message in wanted.messages:
+                await context.accept(wanted.topic, message)
+            return
+        context.keep_state()
+        *some, last = wanted.messages
+        for message in some:
+            await context.accept(wanted.topic, message)
+        await context.accept(wanted.topic, last, state)
 
-    def _is_broken(self, reason: str) -> None:
-        """The process said what it may not say, or hung up; if it is not dead already, it will be."""
+    def _position(self) -> dict[str, Any]:
+        """What a source must know of its state."""
+        if not isinstance(self.context, SourceContext):
+            return {}
+        generation, state = self.context.generation
+        return {"generation": generation, "state": state}
+
+    async def run_source(self, session: Session) -> None:
+        """Have the source iterated in its process, until it is exhausted; raises why that ended."""
+        state = await session.ask("run", self._position())
+        if state is not None and isinstance(self.context, SourceContext):
+            self.context.exhausted(state)
+
+    def _is_broken(self, number: int, reason: str) -> None:
+        """A process said what it may not say, or hung up; if it is not dead already, it will be."""
         current = self._current
+        if current is not None and current.number != number:  # it was a spare, and is none any more
+            return
         self._ready.clear()
         if current is not None and not current.has_ended and not self._is_stopping and not current.is_planned:
             self._beside(self._kill_unless_dead(current, reason))
@@ -252,6 +301,8 @@ class Keeper:
             self._current.is_watched = True
         self._record.ready(self._clock.monotonic())
         self._ready.set()
+        if self.spec.limits.spare:
+            self._beside(self._spare.prepare(self._spawn, self._clock))
 
     # Work
 
@@ -407,7 +458,11 @@ class Keeper:
     def _crashed(self, crash: Crash) -> float | None:
         with self.telemetry.lifecycle("crash") as scope:
             scope.fail(str(crash))
-        details = "\n".join(filter(None, (crash.printed, crash.stacks)))
+        spans, logs = crash.unsent
+        self.telemetry.lost("traces", spans)
+        self.telemetry.lost("logs", logs)
+        unsent = f"with it went about {spans} span(s) and {logs} log record(s) not sent yet"
+        details = "\n".join(filter(None, (unsent if any(crash.unsent) else "", crash.printed, crash.stacks)))
         logger.warning("%s: %s\n%s", self.spec.manifest.name, crash, details)
         self._trouble = str(crash)
         return self._record.crashed(self._clock.monotonic())
@@ -417,7 +472,7 @@ class Keeper:
         spec, told = self.spec, ""
         while delay is not None:
             if self._slot is not None and self._trouble:
-                told = f"{self._trouble}; the next one starts in {delay:.2g} s"
+                told = f"{self._trouble}; the next one starts {f'in {delay:.2g} s' if delay else 'at once'}"
                 self._slot.back_off(told)
             await self._clock.sleep(delay)
             try:
@@ -442,8 +497,11 @@ class Keeper:
         self._given_up = f"it is started no more, because it died too often: {self._trouble}"
         logger.error("%s: %s", self.spec.manifest.name, self._given_up)
         if self._slot is not None:
-            self._slot.quarantine(self._given_up)
+            self._slot.quarantine(
+                f"{self._given_up}; fix: mend it, then echo-core activate {self._slot.name}"
+            )
         self._ready.set()  # whoever waits hears of it
+        self._beside(self._spare.end())
 
     # Stop
 
@@ -451,6 +509,7 @@ class Keeper:
         """Have the plugin shut down and its process end; raises what went wrong. Safe twice."""
         self._is_stopping = True
         await self._stop_watching()
+        await self._spare.end()
         current = self._current
         if current is None:
             return
@@ -463,6 +522,7 @@ class Keeper:
     async def end(self) -> None:
         """End the process without a word: its plugin never began."""
         self._is_stopping = True
+        await self._spare.end()
         await self._let_go()
 
     async def _stop_watching(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from echo_core.manifest import ISOLATIONS, Manifest
-from echo_core.runtime.settings import IsolationSettings
+from echo_core.runtime.settings import IsolationSettings, PluginIsolation
 
 IN_PROCESS: Final = ISOLATIONS[0]
 _PASSED_ON: Final = frozenset(
@@ -15,6 +15,8 @@ _PASSED_ON: Final = frozenset(
         *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     }
 )
+_SENT_SOONER: Final = {"OTEL_BSP_SCHEDULE_DELAY": "1000", "OTEL_METRIC_EXPORT_INTERVAL": "10000"}
+"""Milliseconds. What a process has not sent when it dies is lost, so it sends more often than is usual."""
 _PREFIXES_PASSED_ON: Final = ("LC_", "OTEL_")
 
 
@@ -26,6 +28,10 @@ class Limits:
     """Resident memory at which it is killed, in MiB; 0: no limit. At 80 % it is replaced in good order."""
     block_s: float = 10.0
     """How long one of its handlers may block its event loop before it is killed."""
+    processes: int = 256
+    """How many processes it may have started and not ended before it is killed with all of them."""
+    spare: bool = True
+    """Whether another process is kept ready to take its place."""
     environment: tuple[str, ...] = ()
     """Variables of the host that it sees, beside the few that every program needs."""
 
@@ -39,19 +45,19 @@ def tier_of(manifest: Manifest, settings: IsolationSettings) -> str:
 
 def limits_of(name: str, settings: IsolationSettings) -> Limits:
     """What the operator allows the plugin of this name."""
-    own = settings.plugins.get(name)
-    if own is None:
-        return Limits(memory_mb=settings.memory_mb, block_s=settings.block_s)
+    own = settings.plugins.get(name) or PluginIsolation()
     return Limits(
         memory_mb=settings.memory_mb if own.memory_mb is None else own.memory_mb,
         block_s=settings.block_s if own.block_s is None else own.block_s,
+        processes=settings.processes if own.processes is None else own.processes,
+        spare=settings.spare if own.spare is None else own.spare,
         environment=own.environment,
     )
 
 
 def scrubbed(environ: Mapping[str, str], limits: Limits) -> dict[str, str]:
     """The environment of a process: what every program needs, OTEL_*, and what the operator named."""
-    return {
+    return _SENT_SOONER | {
         name: value
         for name, value in environ.items()
         if name.upper() in _PASSED_ON or name.startswith(_PREFIXES_PASSED_ON) or name in limits.environment

@@ -35,6 +35,8 @@ class Signs:
     thread_beats: int
     resident_mb: float = 0.0
     is_stopped: bool = False
+    processes: int = 0
+    """How many it has started, and those in their turn, that have not ended."""
 
 
 class Liveness:
@@ -92,6 +94,9 @@ class Liveness:
         limit = self._limits.memory_mb
         if limit and signs.resident_mb > limit:
             return f"it held {signs.resident_mb:.0f} MiB, and may hold {limit} MiB (memory_mb)"
+        if signs.processes > self._limits.processes:
+            most = self._limits.processes
+            return f"it had more than {most} processes of its own running, and may have that many (processes)"
         if self._stopped_since is not None and now - self._stopped_since > _STOPPED_S:
             return f"it was stopped (SIGSTOP) for {now - self._stopped_since:.1f} s"
         blocked = now - self._loop[1]

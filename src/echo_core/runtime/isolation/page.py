@@ -1,7 +1,7 @@
 """The page of memory that a process and its host share: signs of life that need no lock and no reader.
 
-It holds a beat of the event loop, a beat of a thread, and for each lane the numbers of the first and the last
-message in hand.
+It holds a beat of the event loop, a beat of a thread, how much telemetry is not sent yet, and for each lane
+the numbers of the first and the last message in hand.
 What is written there is still there when the process has died, however it died.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-_LOOP, _THREAD, _LANES = range(3)
+_LOOP, _THREAD, _SPANS, _LOGS, _LANES = range(5)
 _WORD: Final = 8
 
 
@@ -39,6 +39,15 @@ class Page:
     def beats(self) -> tuple[int, int]:
         """Those of the loop, and those of the thread."""
         return self._words[_LOOP], self._words[_THREAD]
+
+    @property
+    def unsent(self) -> tuple[int, int]:
+        """Spans and log records that wait to be sent to the backend, as of the last beat of the loop."""
+        return self._words[_SPANS], self._words[_LOGS]
+
+    @unsent.setter
+    def unsent(self, counts: tuple[int, int]) -> None:
+        self._words[_SPANS], self._words[_LOGS] = counts
 
     def in_hand(self) -> Mapping[int, range]:
         """The numbers of the messages in hand, by lane, for the lanes that have some."""

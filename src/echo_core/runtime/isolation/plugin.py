@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
+
 from common_telemetry import PluginTelemetry
 from echo_core.errors import PluginError
 from echo_core.message import BaseMessage
@@ -100,7 +102,7 @@ class RemoteSource(RemotePlugin, Source):
             except AttemptFailed:  # the plugin's state says why
                 return
             try:
-                await session.ask("run")
+                await self.keeper.run_source(session)
                 return
             except ProcessLost:
                 if self.keeper.is_stopping:
@@ -119,10 +121,12 @@ class FollowedRemoteSource(RemoteSource):
         await self.keeper.tell_settled(message, ending)
 
 
-class _Given(Delivery):
+class _Given(Delivery, msgspec.Struct, eq=False):
     """A message that was handed over directly: nobody has to hear how it ended."""
 
-    __slots__ = ()
+    topic: str
+    message: BaseMessage
+    attempt: int
 
     async def settle(self) -> None:
         return

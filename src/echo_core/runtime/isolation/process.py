@@ -32,6 +32,8 @@ _LOST: Final = {
 }
 """The exit codes of a process's own."""
 _STACK_BYTES: Final = 64 * 1024
+_COUNTED: Final = 10_000
+"""Processes; more are as bad as these."""
 _PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -185,6 +187,17 @@ class WorkerProcess:
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
         return killed
+
+    def count_descendants(self) -> int:
+        """How many processes it has started, and those in their turn, that have not ended. Linux only."""
+        found, waiting = 0, [self.pid]
+        while waiting and found < _COUNTED:
+            for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    pids = children.read_text().split()
+                    found += len(pids)
+                    waiting += map(int, pids)
+        return found
 
     def ask_for_stacks(self) -> None:
         """Have it write the stacks of its threads; `stacks` has them a moment later."""

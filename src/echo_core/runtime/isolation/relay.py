@@ -77,9 +77,14 @@ class RelayedMessages(MessageTelemetry):
         self.scope: RelayedScope | None = None
 
     def publish(
-        self, topic: str, message_id: str, root_id: str, parent_ids: tuple[str, ...] = ()
+        self,
+        topic: str,
+        message_id: str,
+        root_id: str,
+        parent_ids: tuple[str, ...] = (),
+        is_current: bool = True,
     ) -> PublishScope:
-        return self._messages.publish(topic, message_id, root_id, parent_ids)
+        return self._messages.publish(topic, message_id, root_id, parent_ids, is_current)
 
     def publish_batch(self, topic: str, messages: Sequence[Outgoing]) -> PublishBatchScope:
         return self._messages.publish_batch(topic, messages)

@@ -9,10 +9,10 @@ from opentelemetry import context as otel_context
 
 from common_telemetry import propagation
 from echo_core.errors import EchoCoreError, MessageError, PluginError
-from echo_core.message import BaseMessage
 from echo_core.runtime.isolation import wire
 from echo_core.runtime.isolation.log_relay import show
 from echo_core.runtime.isolation.wire import FROM_PROCESS, Answer, Ask, Failure, FrameReader, ProtocolError
+from echo_core.runtime.raised import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ class Shipment(Protocol):
         """The process says how it went."""
 
 
-Accept = Callable[[str, BaseMessage], Any]
-"""Publishes a message of the plugin's for real: a coroutine function that may refuse."""
+Accept = Callable[[wire.ReceivedPublication], Any]
+"""Publishes the plugin's messages for real: a coroutine function that may refuse."""
 
 
 class Session(asyncio.Protocol):
@@ -116,8 +116,7 @@ class Session(asyncio.Protocol):
 
     async def _publish(self, wanted: wire.ReceivedPublication) -> None:
         try:
-            for message in wanted.messages:
-                await self._accept(wanted.topic, message)
+            await self._accept(wanted)
         except Exception as error:  # noqa: BLE001  (it is the plugin's to hear, whatever it is)
             failure = Failure(type(error).__qualname__, str(error))
             parts = error_parts(error) if isinstance(error, EchoCoreError) else None
@@ -179,7 +178,8 @@ def carrier() -> dict[str, str]:
 
 def error_parts(error: EchoCoreError) -> dict[str, str]:
     """One of our errors, to be sent."""
-    return {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+    names = ("what", "where", "why", "fix")
+    return {name: shortened(str(getattr(error, name, ""))) for name in names}
 
 
 def _rebuilt(failure: Failure, value: Any) -> EchoCoreError:

@@ -41,6 +41,8 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
     delay: float = 0.0
     span: str = ""
     """The span of the attempt that failed, as a W3C traceparent."""
+    batch: int = 0
+    """The first message of the batch that failed as a whole, by its `seq`; 0: it was this message."""
 
 
 class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -124,6 +126,8 @@ class Publication(msgspec.Struct, array_like=True, frozen=True):
     id: int
     topic: str
     messages: list[msgspec.Raw]
+    state: bytes | None = None
+    """What a source's state says that holds once all of these have ended; None where it keeps none."""
 
 
 class ReceivedPublication(Publication, array_like=True, frozen=True):

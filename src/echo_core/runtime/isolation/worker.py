@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import select
@@ -41,6 +42,9 @@ from echo_core.runtime.lane import Handler, handler_of
 from echo_core.runtime.libraries.library import read_library
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import load
+from echo_core.runtime.raised import text_of
+from echo_core.runtime.source_context import StatefulContext
+from echo_core.runtime.source_state import SourceState
 from echo_core.runtime.threads import Threads, thread_count
 from echo_core.settlement import Ending
 
@@ -79,6 +83,7 @@ class Worker(asyncio.Protocol):
         self._loop: asyncio.AbstractEventLoop
         self._left = asyncio.Event()
         self._deeds: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
+            "prepare": self._prepare,
             "load": self._load,
             "init": self._init,
             "run": self._run_source,
@@ -150,11 +155,12 @@ class Worker(asyncio.Protocol):
         try:
             value = await self._deeds[ask.what](ask.detail)
         except EchoCoreError as error:
-            self.send(wire.ANSWER, Answer(ask.id, error_parts(error), Failure("EchoCoreError", str(error))))
-        except asyncio.CancelledError:
-            self.send(wire.ANSWER, Answer(ask.id, None, Failure("CancelledError", "")))
-        except (Exception, SystemExit) as error:
-            self.send(wire.ANSWER, Answer(ask.id, None, Failure(type(error).__qualname__, str(error))))
+            self.send(
+                wire.ANSWER, Answer(ask.id, error_parts(error), Failure("EchoCoreError", text_of(error)))
+            )
+        except BaseException as error:
+            failure = Failure(type(error).__qualname__, text_of(error))
+            self.send(wire.ANSWER, Answer(ask.id, None, failure))
         else:
             self.send(wire.ANSWER, Answer(ask.id, value))
 
@@ -166,7 +172,7 @@ class Worker(asyncio.Protocol):
         accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._publications[number] = accepted
         try:
-            self.send(wire.PUBLISH, wire.Publication(number, topic, messages))
+            self.send(wire.PUBLISH, wire.Publication(number, topic, messages, self.context.position()))
             await accepted
         finally:
             self._publications.pop(number, None)
@@ -184,6 +190,12 @@ class Worker(asyncio.Protocol):
 
     # What the host asks for
 
+    async def _prepare(self, detail: Mapping[str, Any]) -> None:
+        """What can be done before there is a plugin: a spare process waits with this behind it."""
+        self._telemetry = TelemetryContext.from_config(TelemetryConfig.from_mapping(detail["telemetry"]))
+        gc.collect()
+        gc.freeze()  # what was imported stays; the collector need not look at it again and again
+
     async def _load(self, detail: Mapping[str, Any]) -> dict[str, Any]:
         library = read_library(Path(detail["library"]))
         if library.digest != detail["digest"]:
@@ -194,7 +206,6 @@ class Worker(asyncio.Protocol):
                 fix=f"echo-core activate {library.name} {library.build_type}, and restart the host",
             )
         self._manifest = library.manifest
-        self._telemetry = TelemetryContext.from_config(TelemetryConfig.from_mapping(detail["telemetry"]))
         ToHost(self._send_log)
         set_global_telemetry(self._telemetry)
         self._telemetry.install_globals()
@@ -211,7 +222,11 @@ class Worker(asyncio.Protocol):
         manifest, plugin = self._manifest, self._plugin
         self._plugin_telemetry.status = self._status = detail["status"]
         threads = Threads(manifest.name, thread_count(manifest, plugin))
-        self.context = HostContext(
+        kind: Callable[..., HostContext] = HostContext
+        if isinstance(plugin, Source):
+            state = SourceState(manifest.name, detail["generation"], detail["state"])
+            kind = functools.partial(StatefulContext, state=state)
+        self.context = kind(
             manifest,
             MappingProxyType(detail["config"]),
             ProcessTransport(self._publish),
@@ -227,13 +242,15 @@ class Worker(asyncio.Protocol):
         with self._plugin_telemetry.lifecycle_elsewhere(detail["carrier"]):
             await plugin.init(self.context)
         gc.collect()
-        gc.freeze()  # what was imported stays; the collector need not look at it again and again
+        gc.freeze()
 
-    async def _run_source(self, detail: Mapping[str, Any]) -> None:
+    async def _run_source(self, detail: Mapping[str, Any]) -> bytes | None:
         if not isinstance(self._plugin, Source):
             raise PluginError(f"{self._plugin.name} is no source")
+        self.context.restore(detail["state"])
         self._running = asyncio.get_running_loop().create_task(self._plugin.run(), name="source")
         await self._running
+        return self.context.position()
 
     async def _stop_source(self, detail: Mapping[str, Any]) -> None:
         if self._running is not None and not self._running.done():
@@ -246,7 +263,7 @@ class Worker(asyncio.Protocol):
 
     async def _check_health(self, detail: Mapping[str, Any]) -> bool:
         with self._plugin_telemetry.lifecycle_elsewhere(detail["carrier"]):
-            return await self._plugin.health_check()
+            return bool(await self._plugin.health_check())
 
     async def _shut_down(self, detail: Mapping[str, Any]) -> None:
         for lane in self._lanes.values():
@@ -264,11 +281,17 @@ class Worker(asyncio.Protocol):
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=connection)
         while not self._left.is_set():
             self.page.beat_loop()
+            self._tell_unsent()
             try:
                 async with asyncio.timeout(_BEAT_S):
                     await self._left.wait()
             except TimeoutError:
                 continue
+
+    def _tell_unsent(self) -> None:
+        if hasattr(self, "_telemetry"):
+            health = self._telemetry.health()
+            self.page.unsent = health.traces.queued, health.logs.queued
 
     def end_telemetry(self) -> None:
         """Deliver what is left of it."""

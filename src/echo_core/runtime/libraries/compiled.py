@@ -1,11 +1,14 @@
 """Compiled packages: those with extension modules, and the packages which they need.
 
 An interpreter cannot load two versions of an extension module, nor drop one. So such a package keeps
-its real name, is shared by the plugins that carry the same version, and every other version is refused.
+its real name, is shared by the plugins that carry the same version, and every other version is refused;
+unless it can do without its compiled modules, because it carries the Python sources of all of them.
 """
 
 import importlib.util
+import logging
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Final
@@ -16,9 +19,11 @@ from echo_core.errors import PluginLoadError
 from echo_core.runtime.libraries.store import Site
 from echo_core.runtime.libraries.wheel import Wheel
 
+logger = logging.getLogger(__name__)
+
 _CURE: Final = (
-    "let both depend on one version; a process keeps a compiled package until it ends, "
-    "so restart the host after that"
+    'give the plugin a process of its own, "isolation": "process" in its manifest.json; or let both depend '
+    "on one version, and restart the host, because a process keeps a compiled package until it ends"
 )
 
 
@@ -51,8 +56,7 @@ class CompiledPackages:
         Raises `PluginLoadError`, and enters nothing, if one is in the process in another version.
         """
         self._forget_unbound()
-        wheels = compiled_wheels(site.wheels)
-        entries = {wheel.name: self._entry(plugin, wheel, site) for wheel in wheels}
+        entries = self._entries(plugin, site.wheels, site)
         for package in entries.values():
             package.users.add(prefix)
         self._packages.update(entries)
@@ -74,36 +78,73 @@ class CompiledPackages:
                 return package.site
         return None
 
-    def _entry(self, plugin: str, wheel: Wheel, site: Site) -> _Package:
+    def check(self, plugin: str, wheels: Sequence[Wheel]) -> None:
+        """Raise `PluginLoadError` if `admit` would, without entering anything."""
+        self._entries(plugin, wheels, None)
+
+    def _entries(
+        self, plugin: str, wheels: Sequence[Wheel], site: Site | None
+    ) -> dict[NormalizedName, _Package]:
+        kept_out = {wheel.name: self._obstacle(wheel) for wheel in compiled_wheels(wheels)}
+        spared = {
+            wheel.name for wheel in wheels if kept_out.get(wheel.name) and wheel.has_sources_of_extensions
+        }
+        entries = {}
+        for wheel in compiled_wheels(wheels, spared):
+            if why := kept_out[wheel.name]:
+                raise _refusal(plugin, wheel, why)
+            entries[wheel.name] = self._packages.get(wheel.name) or _new(plugin, wheel, site)
+        for wheel in wheels:
+            if wheel.name in spared and site is not None:
+                logger.warning(
+                    "%s runs %s %s from its Python sources, slower than compiled: %s",
+                    *(plugin, wheel.name, wheel.version, kept_out[wheel.name]),
+                )
+        return entries
+
+    def _obstacle(self, wheel: Wheel) -> str:
+        """What keeps this wheel out of the process; empty if nothing does."""
         present = self._packages.get(wheel.name)
         if present:
-            if present.version != wheel.version:
-                raise _refusal(plugin, wheel, f"{present.plugin} brought {present.version} into this process")
-            return present
-        try:
-            installed = metadata.version(wheel.name)
-        except metadata.PackageNotFoundError:
-            return self._new(plugin, wheel, site)
-        if installed != wheel.version:
-            raise _refusal(plugin, wheel, f"the host itself has {installed}")
-        return _Package(installed, "the host", None, wheel.top_levels)
-
-    def _new(self, plugin: str, wheel: Wheel, site: Site) -> _Package:
+            is_same = present.version == wheel.version
+            return "" if is_same else f"{present.plugin} brought {present.version} into this process"
+        if installed := _installed(wheel):
+            return "" if installed == wheel.version else f"the host itself has {installed}"
         for name in sorted(wheel.top_levels):
             for package in self._packages.values():
                 if name in package.names:
-                    raise _refusal(plugin, wheel, f"{package.plugin} brought another package named {name}")
+                    return f"{package.plugin} brought another package named {name}"
             if importlib.util.find_spec(name):
-                raise _refusal(plugin, wheel, f"the host has another module named {name}")
-        return _Package(wheel.version, plugin, site, wheel.top_levels)
+                return f"the host has another module named {name}"
+        return ""
 
 
-def compiled_wheels(wheels: tuple[Wheel, ...]) -> list[Wheel]:
+def check_host(plugin: str, wheels: Sequence[Wheel]) -> None:
+    """Raise `PluginLoadError` if what is installed beside Echo Core keeps one of the wheels out."""
+    CompiledPackages().check(plugin, wheels)
+
+
+def _installed(wheel: Wheel) -> str:
+    """The version that is installed beside Echo Core; empty for none."""
+    try:
+        return metadata.version(wheel.name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _new(plugin: str, wheel: Wheel, site: Site | None) -> _Package:
+    if _installed(wheel):
+        return _Package(wheel.version, "the host", None, wheel.top_levels)
+    return _Package(wheel.version, plugin, site, wheel.top_levels)
+
+
+def compiled_wheels(wheels: Sequence[Wheel], spared: Iterable[NormalizedName] = ()) -> list[Wheel]:
     """The wheels with extension modules, with those that they need or share a top-level name with.
 
-    All of them are imported under real names: a compiled module imports what it needs by real name.
+    Those that are `spared` do not count for their extension modules. All of the others are imported under
+    real names: a compiled module imports what it needs by real name.
     """
-    found = {wheel.name for wheel in wheels if wheel.has_extension_modules}
+    found = {wheel.name for wheel in wheels if wheel.has_extension_modules} - set(spared)
     while True:
         inside = [wheel for wheel in wheels if wheel.name in found]
         needed = {canonicalize_name(requirement.name) for wheel in inside for requirement in wheel.requires}

@@ -28,6 +28,7 @@ from types import CodeType, ModuleType
 from typing import Any, Final
 
 from echo_core.runtime.libraries.compiled import CompiledPackages
+from echo_core.runtime.libraries.exits import Exits
 from echo_core.runtime.libraries.platform import PLATFORM_MODULES, PRIVATE_PARTS
 from echo_core.runtime.libraries.scoped_importlib import View, views
 from echo_core.runtime.libraries.store import Site
@@ -50,6 +51,7 @@ class Scope:
         self._shared = shared
         self._private = carried - shared - _HOST_MODULES
         self._private_parts = tuple(part for part in PRIVATE_PARTS if part.partition(".")[0] in carried)
+        self.exits: Final = Exits()
         self._views = views(self)
         self._closed = False
         self.origin: Final = Origin(site, vars(builtins) | {"__import__": self.import_})
@@ -140,6 +142,11 @@ def open_scope(plugin: str, digest: str, site: Site) -> Scope:
     Raises `PluginLoadError` if a compiled package in it is in the process already, in another version.
     """
     return _FINDER.add(plugin, f"_echo_{plugin}_{digest[:8]}", site)
+
+
+def scope_of(value: object) -> Scope | None:
+    """The scope in which the class of this object was defined; None if it was in none."""
+    return _FINDER.scope(type(value).__module__.partition(".")[0])
 
 
 class _Caller:
@@ -292,6 +299,9 @@ class _Finder:
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
             return scope
+
+    def scope(self, prefix: str) -> Scope | None:
+        return self._scopes.get(prefix)
 
     def remove(self, scope: Scope) -> None:
         with self._lock:

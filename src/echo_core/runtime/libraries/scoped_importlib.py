@@ -1,5 +1,6 @@
-"""`importlib` as a plugin's scope sees it: the functions that take names take the scope's names."""
+"""`importlib` as a plugin's scope sees it: the functions that take names take the scope's; and `atexit`."""
 
+import atexit
 import importlib
 import importlib.metadata
 import importlib.resources
@@ -14,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from opentelemetry.util import _importlib_metadata
 
+from echo_core.runtime.libraries.exits import Exits
 from echo_core.runtime.libraries.platform import is_platform
 from echo_core.runtime.libraries.store import Site
 
@@ -42,6 +44,10 @@ class Names(Protocol):
 
     def find_spec(self, name: str, package: str | None = None) -> ModuleSpec | None:
         """The spec of the module that the scope calls `name`."""
+
+    @property
+    def exits(self) -> Exits:
+        """What its modules want to be called at their end."""
 
 
 class View(ModuleType):
@@ -76,6 +82,7 @@ def views(scope: Names) -> dict[str, ModuleType]:
         "importlib": root,
         **{f"importlib.{name}": view for name, view in children.items()},
         _importlib_metadata.__name__: by_opentelemetry,
+        "atexit": View(atexit, {"register": scope.exits.register, "unregister": scope.exits.unregister}),
     }
 
 

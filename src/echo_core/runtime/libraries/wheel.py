@@ -29,6 +29,8 @@ _BLOCK: Final = 1 << 20
 _LARGEST_RECORD: Final = 1 << 24
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 0x1
+_MYPYC: Final = "__mypyc"
+"""Ends the name of the module in which mypyc puts what its compiled modules share."""
 _UNLISTED: Final = ("RECORD", "RECORD.jws", "RECORD.p7s")
 
 
@@ -76,6 +78,15 @@ class Wheel:
         return any(path.endswith(tuple(EXTENSION_SUFFIXES)) for path in self.files)
 
     @property
+    def has_sources_of_extensions(self) -> bool:
+        """Whether each compiled module stands beside its own Python source, as mypyc and Cython leave them.
+
+        Such a package does the same without its compiled modules, only slower.
+        """
+        stems = (_stem(path) for path in self.files if path.endswith(tuple(EXTENSION_SUFFIXES)))
+        return all(stem.endswith(_MYPYC) or f"{stem}.py" in self.files for stem in stems)
+
+    @property
     def fits_here(self) -> bool:
         """Whether its tags admit this Python on this platform."""
         return not self.tags.isdisjoint(_supported_tags())
@@ -87,6 +98,12 @@ class Wheel:
         return frozenset(
             head.partition(".")[0] for head in heads if not head.endswith((".dist-info", ".data", ".libs"))
         )
+
+
+def _stem(path: str) -> str:
+    """The path of an extension module without what follows its name."""
+    folder, slash, file = path.rpartition("/")
+    return folder + slash + file.partition(".")[0]
 
 
 def read_wheel(path: Path, limits: Limits = LIMITS) -> Wheel:

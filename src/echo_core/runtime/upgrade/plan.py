@@ -7,7 +7,7 @@ import msgspec
 
 from echo_core.errors import BadRequest
 
-Strategy = Literal["graceful", "immediate", "canary", "blue_green", "shadow"]
+Strategy = Literal["graceful", "immediate", "canary", "blue-green", "shadow"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,7 +16,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     graceful: the old version ends what it has in hand, then the new one gets all.
     immediate: the same, but what the old one has in hand is cancelled, and handled again by the new one.
     canary: the new version gets a part of the messages, and is judged by how it does.
-    blue_green: both stay ready; one gets all, and the other can take over at once.
+    blue-green: both stay ready; one gets all, and the other can take over at once.
     shadow: the new version gets copies and publishes nothing; what it would have published is compared.
     """
 
@@ -30,9 +30,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     step_s: float = 10.0
     """… and so many seconds have passed."""
     minimum: int = 50
-    """canary: no verdict before the new version has made so many attempts at messages."""
+    """canary: no verdict before the new version has been given so many messages, but by what it fails at."""
     timeout_s: float = 3_600.0
-    """canary, blue_green, shadow: after this the old version gets all again, and the new one goes."""
+    """canary, blue-green, shadow: after this the old version gets all again, and the new one goes."""
 
     def check(self) -> None:
         """Raise `BadRequest` for numbers that make no sense."""

@@ -4,10 +4,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from echo_core.message import BaseMessage
 from echo_core.runtime.context import Accept, AcceptBatch, HostContext
 from echo_core.runtime.lane import Receive
 from echo_core.runtime.lanes import Inbox
+from echo_core.runtime.message_history.recorder import PluginRecorder
 from echo_core.runtime.upgrade.status import Comparison, Difference
 from echo_core.transports.base import Delivery
 
@@ -40,6 +43,7 @@ class Shadow:
         self._not_compared = 0
         self._differences: deque[Difference] = deque(maxlen=_SHOWN)
         self._undo: list[tuple[HostContext, tuple[Accept, AcceptBatch]]] = []
+        self._history: PluginRecorder | None = None
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """For the version that serves. As `Subscription.receive`."""
@@ -71,6 +75,7 @@ class Shadow:
         for side, context in enumerate((old, new)):
             before = context.use_door(*self._door(side, context))
             self._undo.append((context, before))
+        self._history, new.history = new.history, None
 
     def _door(self, side: int, context: HostContext) -> tuple[Accept, AcceptBatch]:
         accept, accept_batch = context.door
@@ -92,6 +97,8 @@ class Shadow:
         """Let both publish as before; what rests in the serving version is plain deliveries again."""
         for context, before in self._undo:
             context.use_door(*before)
+        if self._undo:
+            self._undo[1][0].history = self._history
         self._undo.clear()
         plain = [each.real if isinstance(each, _Watched) else each for each in resting]
         resting.clear()
@@ -134,14 +141,13 @@ class Shadow:
         )
 
 
-class _Copy(Delivery):
+class _Copy(Delivery, msgspec.Struct, eq=False):
     """Handled for nothing but the comparison."""
 
-    __slots__ = ("_shadow",)
-
-    def __init__(self, shadow: Shadow, topic: str, message: BaseMessage) -> None:
-        super().__init__(topic, message, 1)
-        self._shadow = shadow
+    _shadow: Shadow
+    topic: str
+    message: BaseMessage
+    attempt: int = 1
 
     async def settle(self) -> None:
         self._shadow.ended(1, self.message.id)
@@ -153,10 +159,12 @@ class _Copy(Delivery):
 class _Watched(Delivery):
     """The real one."""
 
-    __slots__ = ("_shadow", "real")
+    __slots__ = ("_shadow", "attempt", "message", "real", "topic")
 
     def __init__(self, shadow: Shadow, delivery: Delivery) -> None:
-        super().__init__(delivery.topic, delivery.message, delivery.attempt)
+        self.topic = delivery.topic
+        self.message = delivery.message
+        self.attempt = delivery.attempt
         self._shadow = shadow
         self.real = delivery
 

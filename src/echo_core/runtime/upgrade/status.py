@@ -39,7 +39,7 @@ class TrialStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Messages since the trial began."""
     new_ended: int
     old_failed: int
-    """Attempts since then."""
+    """Messages since then whose first attempt failed."""
     new_failed: int
     seconds: float
     looks: int

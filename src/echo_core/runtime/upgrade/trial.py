@@ -3,28 +3,45 @@
 Whatever changes who gets what, first both versions come to rest (each message in hand is ended, or goes
 back); then all that was taken and not begun is dealt out anew. So no message is lost or doubled, and a key
 changes its version only with nothing of it under way.
+
+A canary is given its first messages with few of them in hand at a time. Otherwise keys that do well would
+race on while those that fail wait for their retries, and what it has done said little of what it was given.
 """
 
 import asyncio
 import functools
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from echo_core.message import BaseMessage, key_of
 from echo_core.runtime.activation import lane_lost
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.lane import Receive
+from echo_core.runtime.lanes import Backlog
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import Statistics
 from echo_core.runtime.supervisor import Supervisor
 from echo_core.runtime.upgrade.plan import Plan
 from echo_core.runtime.upgrade.shadow import Shadow
-from echo_core.runtime.upgrade.splitter import NEW, OLD, Splitter
+from echo_core.runtime.upgrade.splitter import NEW, OLD, Splitter, part_of
 from echo_core.runtime.upgrade.status import TrialStatus
-from echo_core.runtime.upgrade.verdict import Tally, why_worse
+from echo_core.runtime.upgrade.verdict import Failures, Tally, why_refused, why_worse
+from echo_core.transports.base import Delivery
 
 _EACH: Final = 25
-"""Attempts of the new version between two looks."""
+"""Messages that the new version is given between two looks, but for its failures."""
+_CAREFUL: Final = 200
+"""Messages of each part that a canary is given with few of them in hand at a time …"""
+_IN_HAND: Final = 16
+"""… so many."""
+RETURN_S: Final = 0.5
+"""How long a version that is sent back may go on with what it has in hand; then the other one gets it."""
+_ASKED_S: Final = 1.0
+"""How long the old version is waited for when it is asked to handle what the new one failed at."""
+_ASKED_EACH_S: Final = 0.002
 _STUCK_S: Final = 2.0
 """With work at hand the new version ends a message in that time, or in three 95th percentiles of the old."""
 
@@ -35,6 +52,7 @@ class _Counts:
 
     ended: int = 0
     succeeded: int = 0
+    received: int = 0
     failed: int = 0
     published: int = 0
     refused: int = 0
@@ -44,7 +62,8 @@ class _Counts:
         return cls(
             ended=numbers.processed + numbers.filtered + numbers.dead_lettered,
             succeeded=numbers.processed + numbers.filtered,
-            failed=numbers.failed_attempts,
+            received=numbers.received,
+            failed=numbers.failed_first,
             published=numbers.published,
             refused=numbers.refused,
         )
@@ -54,6 +73,7 @@ class _Counts:
         return Tally(
             ended=now.ended - self.ended,
             succeeded=now.succeeded - self.succeeded,
+            received=now.received - self.received,
             failed=now.failed - self.failed,
             published=now.published - self.published,
             refused=now.refused - self.refused,
@@ -70,6 +90,8 @@ class Trial:
     plan: Plan
     dispatcher: Dispatcher
     drain_s: float
+    on_suspicion: Callable[[], None] = lambda: None
+    """Called when there is something to be judged at once."""
     percent: float = 0.0
     began: float = field(default_factory=time.monotonic)
     step_began: float = field(default_factory=time.monotonic)
@@ -77,6 +99,17 @@ class Trial:
     shadow: Shadow | None = None
     bad: str = ""
     """Why the new version is to be sent back."""
+    is_suspect: bool = False
+    """Whether the old version is to be asked about what the new one failed at."""
+    is_careful: bool = False
+    """Whether few messages are in the new version's hands at a time."""
+    _failures: Failures = field(default_factory=Failures)
+    _key_of: Callable[[BaseMessage], str] = field(init=False)
+    _heard_before: Callable[[BaseMessage, int], None] = field(init=False)
+    _examined: int = 0
+    """Looks at its failures until it was examined last."""
+    _taken_away: int = 0
+    """Messages that the new version failed at, and the old one was asked to handle."""
     _step: int = 0
     _looked_at: int = 0
     _progress: tuple[int, float] = (-1, 0.0)
@@ -87,20 +120,31 @@ class Trial:
     def __post_init__(self) -> None:
         self._old_then = _Counts.of(self.old.slot.statistics)
         self._new_then = self._step_then = _Counts.of(self.new.slot.statistics)
+        self._key_of = key_of(self._path)
+        self._heard_before = self.new.slot.on_failed_first
+        if self.plan.strategy == "canary":
+            self.new.slot.on_failed_first = self._failed_first
+
+    @property
+    def _path(self) -> str:
+        """What messages are dealt out by."""
+        return self.new.manifest.delivery.ordering_key or "id"
 
     async def begin(self) -> None:
         """Let the new version have its part."""
-        await self.deal({"canary": self.plan.percent, "blue_green": 100.0}.get(self.plan.strategy, 0.0))
+        await self.deal({"canary": self.plan.percent, "blue-green": 100.0}.get(self.plan.strategy, 0.0))
 
     async def switch(self) -> None:
-        """blue_green: let the other one get all."""
+        """blue-green: let the other one get all."""
         await self.deal(0.0 if self.percent else 100.0)
 
     async def deal(self, percent: float, *, new_may_take_s: float | None = None) -> None:
         """Deal the messages out anew: so many percent of the keys go to the new version."""
         await self.rest(new_may_take_s)
-        self.percent = percent
-        self.step_began, self._step_then = time.monotonic(), _Counts.of(self.new.slot.statistics)
+        if percent != self.percent:
+            self.percent = percent
+            self.step_began, self._step_then = time.monotonic(), _Counts.of(self.new.slot.statistics)
+        self.is_careful = False
         old = self.old.slot
         if self.plan.strategy == "shadow" and self.shadow is None:
             self._feed_shadow()
@@ -108,18 +152,33 @@ class Trial:
             serving = self.new if percent else self.old
             self._feed(serving, self.dispatcher.backlog(old))
         else:
-            path = self.new.manifest.delivery.ordering_key or "id"
-            splitter = Splitter(self.dispatcher.backlog(old), path, percent, self._may_go_on)
+            splitter = Splitter(self.dispatcher.backlog(old), self._path, percent, self._may_go_on)
             self._feed(self.old, splitter.receivers[OLD], stage=splitter)
-            self._feed(self.new, splitter.receivers[NEW])
+            self.is_careful = self._received_in_step() < _CAREFUL
+            in_hand = _IN_HAND if self.is_careful else None
+            self._feed(self.new, splitter.receivers[NEW], in_flight=in_hand)
 
     def _feed(
-        self, version: Supervisor, receive: Receive, *, stage: Splitter | None = None, apart: bool = False
+        self,
+        version: Supervisor,
+        receive: Receive,
+        *,
+        stage: Splitter | None = None,
+        apart: bool = False,
+        in_flight: int | None = None,
     ) -> None:
         slot, context = version.slot, version.context
         assert context is not None
         lost = functools.partial(lane_lost, slot)
-        self.dispatcher.feed(slot, context, lost, receive, stage=stage, apart=apart)
+        self.dispatcher.feed(slot, context, lost, receive, stage=stage, apart=apart, in_flight=in_flight)
+
+    def _received_in_step(self) -> int:
+        return self._step_then.since(self.new.slot.statistics).received
+
+    @property
+    def has_proved_itself_so_far(self) -> bool:
+        """Whether a canary may have in hand as many messages as any plugin from now on."""
+        return self.is_careful and self._received_in_step() >= _CAREFUL
 
     def _feed_shadow(self) -> None:
         assert self.old.context is not None
@@ -128,6 +187,10 @@ class Trial:
         self.shadow.watch(self.old.context, self.new.context)
         self._feed(self.old, self.shadow.receive)
         self._feed(self.new, self.shadow.copies, apart=True)
+
+    def let_go(self) -> None:
+        """It is over: what the new version does is not looked at any more."""
+        self.new.slot.on_failed_first = self._heard_before
 
     async def rest(self, new_may_take_s: float | None = None) -> None:
         """Bring both to rest; all that is not begun rests in the old one's slot."""
@@ -140,23 +203,82 @@ class Trial:
         old.resting.extendleft(reversed(new.resting))
         new.resting.clear()
 
+    def _failed_first(self, message: BaseMessage, count: int) -> None:
+        """The new version failed at a message; or it was another message than the one it said last."""
+        part = part_of(self._key_of(message))
+        if count < 0:
+            self._failures.take_back(part)
+            return
+        self._failures.add(part)
+        self.bad = self.bad or why_refused(*self._tallies())
+        self._suspect()
+        if self.bad or self.is_suspect:
+            self.on_suspicion()
+
+    def _suspect(self) -> None:
+        """Suspect it, if that is called for, and not by what it was examined for already."""
+        if self._failures.looks != self._examined and not self.is_suspect:
+            self.is_suspect = self._failures.are_suspect(*self._tallies())
+
+    async def examine(self) -> str:
+        """Have the old version handle what the new one failed at; why the new one is to go, or empty.
+
+        Both are at rest then.
+        """
+        await self.rest(RETURN_S)
+        old, new = self.old.slot, self.new.slot
+        asked = [delivery for delivery in old.resting if new.tried.pop(id(delivery), None) is not None]
+        failed = await self._ask(asked)
+        self.is_suspect, self._examined = False, self._failures.looks
+        self._taken_away += len(asked)
+        parts = [part_of(self._key_of(delivery.message)) for delivery in asked]
+        self._failures.asked(parts, [part_of(self._key_of(message)) for message in failed])
+        if asked and len(failed) == len(asked):
+            return ""
+        return self._failures.why_worse(*self._tallies())
+
+    async def _ask(self, asked: Sequence[Delivery]) -> Sequence[BaseMessage]:
+        """Have the old version handle these; the messages that it failed at. Those rest again."""
+        old, failed = self.old.slot, list[BaseMessage]()
+        if not asked:
+            return failed
+        waiting, known = deque(asked), set(map(id, asked))
+        others = [delivery for delivery in old.resting if id(delivery) not in known]
+        old.resting.clear()
+        old.resting.extend(others)
+        then, before = _Counts.of(old.statistics), old.on_failed_first
+        old.on_failed_first = lambda message, count: failed.append(message)
+        try:
+            self._feed(self.old, Backlog(waiting, _nothing_more).receive)
+            until = time.monotonic() + _ASKED_S
+            while then.since(old.statistics).succeeded + len(failed) < len(asked):
+                if time.monotonic() > until:
+                    break
+                await asyncio.sleep(_ASKED_EACH_S)
+            await self.dispatcher.rest(old, self.drain_s)
+        finally:
+            old.resting.extendleft(reversed(waiting))
+            old.on_failed_first = before
+        return failed
+
     def _may_go_on(self) -> bool:
         """Asked by the splitter before each batch: looks at the new version now and then."""
-        if not self.bad and self._tallies()[1].attempts - self._looked_at >= _EACH:
+        self._suspect()  # what was no more than chance may be so no longer, the more the old one does well
+        if not self.bad and self._tallies()[1].received - self._looked_at >= _EACH:
             self._look()
-        return not self.bad
+        return not self.bad and not self.is_suspect
 
     def _tallies(self) -> tuple[Tally, Tally]:
-        return (
-            self._old_then.since(self.old.slot.statistics),
-            self._new_then.since(self.new.slot.statistics),
-        )
+        numbers = self.old.slot.statistics
+        old = replace(self._old_then.since(numbers), refused=numbers.refused)  # it ever was
+        new = self._new_then.since(self.new.slot.statistics)
+        return old, replace(new, received=new.received + self._taken_away)
 
     def _look(self) -> None:
         old, new = self._tallies()
-        if new.attempts < self.plan.minimum:
+        if new.received < self.plan.minimum:
             return
-        self._looked_at = new.attempts
+        self._looked_at = new.received
         self.looks += 1
         self.bad = why_worse(old, new, self.looks)
 
@@ -178,8 +300,8 @@ class Trial:
 
     def _stuck(self, now: float) -> str:
         """Whether it has work, and gets nowhere with it."""
-        new = self._tallies()[1]
-        moved = new.ended + new.failed
+        numbers = self.new.slot.statistics
+        moved = numbers.processed + numbers.filtered + numbers.dead_lettered + numbers.failed_attempts
         if moved != self._progress[0] or not self.dispatcher.has_work(self.new.slot):
             self._progress = (moved, now)
             return ""
@@ -211,6 +333,12 @@ class Trial:
             old_failed=old.failed,
             new_failed=new.failed,
             seconds=time.monotonic() - self.began,
-            looks=self.looks,
+            looks=self.looks + self._failures.looks,
             comparison=self.shadow.comparison() if self.shadow is not None else None,
         )
+
+
+async def _nothing_more(limit: int) -> Sequence[Delivery]:
+    """There is no more to receive, and no end."""
+    await asyncio.Event().wait()
+    return ()

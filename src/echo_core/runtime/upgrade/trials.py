@@ -14,13 +14,11 @@ from echo_core.runtime.offer import Offer
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.upgrade.plan import Plan
 from echo_core.runtime.upgrade.status import TrialStatus
-from echo_core.runtime.upgrade.trial import Trial
+from echo_core.runtime.upgrade.trial import RETURN_S, Trial
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.05
-_RETURN_S: Final = 0.5
-"""How long a version that is sent back may go on with what it has in hand; then the other one gets it."""
 _PROMOTE: Final = 100.0
 
 
@@ -36,6 +34,7 @@ class Trials:
         self._drain_s = drain_s
         self._trials: dict[str, Trial] = {}
         self._outcomes: dict[str, str] = {}
+        self._suspicion = asyncio.Event()
         self.on_promoted: Callable[[str], None] = lambda name: None
         """Called with the plugin's name when a new version has taken the place of the old one."""
 
@@ -43,6 +42,10 @@ class Trials:
         """How far the plugin's trial has come; None if there is none."""
         trial = self._trials.get(name)
         return trial.status() if trial else None
+
+    def forget(self, name: str) -> None:
+        """Another change of the plugin has come since its last trial."""
+        self._outcomes.pop(name, None)
 
     def outcome(self, name: str) -> str:
         """How the plugin's last trial ended, as a sentence; empty if there was none."""
@@ -73,7 +76,8 @@ class Trials:
                 fix="use --strategy graceful",
             )
         new = await self._activation.prepare(offer)
-        trial = self._trials[name] = Trial(old, new, plan, self._dispatcher, self._drain_s)
+        trial = Trial(old, new, plan, self._dispatcher, self._drain_s, self._suspicion.set)
+        self._trials[name] = trial
         await trial.begin()
 
     async def deal(self, name: str, percent: float) -> None:
@@ -90,24 +94,26 @@ class Trials:
         """Promote the new version; the old one goes."""
         trial = self._known(name)
         await trial.rest()
+        trial.let_go()
         self._dispatcher.hand_over(trial.old.slot, trial.new.slot)
         del self._trials[name]
         self._outcomes[name] = f"{trial.new.slot.version} was promoted"
         self._activation.feed(trial.new)
-        await self._activation.end(trial.old.slot)
+        await self._activation.end(trial.old.slot, f"{trial.new.slot.version} was promoted")
         self.on_promoted(name)
 
     async def send_back(self, name: str, why: str = "") -> None:
         """Give all to the old version again; the new one goes. `why`: what it did wrong, if anything."""
         trial = self._known(name)
         if why:
-            logger.warning("%s %s is sent back: %s", name, trial.new.slot.version, why)
-        await trial.deal(0.0, new_may_take_s=_RETURN_S)
+            slot = trial.new.slot
+            logger.warning("%s %s is sent back: %s", name, slot.version, why, extra=slot.about)
+        await trial.deal(0.0, new_may_take_s=RETURN_S)
         if trial.new.slot.is_live:
-            trial.new.slot.move_to(PluginState.STOPPING, why)
+            trial.new.slot.move_to(PluginState.STOPPING, why, cause="it was sent back by an operator")
         del self._trials[name]
         self._outcomes[name] = f"{trial.new.slot.version} was sent back: {why or 'by an operator'}"
-        await self._activation.end(trial.new.slot)
+        await self._activation.end(trial.new.slot, "it was sent back")
 
     def _known(self, name: str) -> Trial:
         trial = self._trials.get(name)
@@ -118,7 +124,10 @@ class Trials:
     async def watch(self) -> None:
         """Judge every trial, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._suspicion.wait()
+            self._suspicion.clear()
             for name, trial in list(self._trials.items()):
                 with contextlib.suppress(HostStopping):
                     await self._look_after(name, trial)
@@ -128,12 +137,25 @@ class Trials:
         try:
             if why:
                 await self._changes.make(name, self._if_still(name, trial, None, why))
+            elif trial.is_suspect:
+                await self._changes.make(name, self._examine(name, trial))
+            elif trial.has_proved_itself_so_far:
+                await self._changes.make(name, self._if_still(name, trial, trial.percent, ""))
             elif (percent := trial.next_percent()) is not None:
                 await self._changes.make(name, self._if_still(name, trial, percent, ""))
         except EchoCoreError as error:
             if isinstance(error, HostStopping):
                 raise
-            logger.error("the upgrade of %s: %s", name, error)
+            logger.error("the upgrade of %s: %s", name, error, extra=trial.new.slot.about)
+
+    async def _examine(self, name: str, trial: Trial) -> None:
+        if self._trials.get(name) is not trial:
+            return
+        why = await trial.examine()
+        if why:
+            await self.send_back(name, why)
+        else:
+            await trial.deal(trial.percent)
 
     async def _if_still(self, name: str, trial: Trial, percent: float | None, why: str) -> None:
         if self._trials.get(name) is not trial:
@@ -148,5 +170,5 @@ class Trials:
     async def end(self) -> None:
         """The host stops: the old versions have all again, and what is under way is theirs to end."""
         for trial in self._trials.values():
-            await trial.deal(0.0, new_may_take_s=_RETURN_S)
+            await trial.deal(0.0, new_may_take_s=RETURN_S)
         self._trials.clear()

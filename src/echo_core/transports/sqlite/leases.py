@@ -5,12 +5,17 @@ ends, however it ends. One that lives but shows no life (stopped, or hung) is to
 which is monotonic time, the same for all processes of a machine and untouched by its calendar clock.
 """
 
+import contextlib
 import fcntl
 import glob
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 from echo_core.errors import StoreError
+
+_TRIES: Final = 100
 
 
 class HostLock:
@@ -19,7 +24,19 @@ class HostLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:  # somebody is just looking whether its host lives
+                time.sleep(0.01)
+        os.close(self._file)
+        raise StoreError("another host has this one's lock", where=str(path))
+
+    def say(self, document: bytes) -> None:
+        """Let whoever reads the file know this."""
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, document, 0)
 
     def release(self) -> None:
         """Let it go; the file goes too."""
@@ -57,6 +74,15 @@ def living(store: Path) -> list[int]:
     prefix = f"{store.name}-host"
     numbers = [file.name.removeprefix(prefix) for file in store.parent.glob(f"{glob.escape(prefix)}*")]
     return sorted(int(number) for number in numbers if number.isdigit() and is_alive(store, int(number)))
+
+
+def said(store: Path) -> dict[str, bytes]:
+    """What each host that runs now says."""
+    found: dict[str, bytes] = {}
+    for host in living(store):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found[str(host)] = lock_path(store, host).read_bytes()
+    return found
 
 
 def refuse_while_used(store: Path) -> None:

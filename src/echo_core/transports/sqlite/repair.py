@@ -9,23 +9,29 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from echo_core.errors import StoreError
-from echo_core.topics import TopicSet
 from echo_core.transports.sqlite import leases, schema
-from echo_core.transports.sqlite.inspection import MOST_FINDINGS, fault_of
+from echo_core.transports.sqlite.blocks import MOST_MESSAGES, Block, bodies_of, pack, read_head
+from echo_core.transports.sqlite.inspection import MOST_FINDINGS, fault_of, named
 
 _CHUNK: Final = 1_024
 _BUSY_S: Final = 10.0
 _PAGE: Final = 4_096
 """SQLite's default since 2016, and so of every store."""
 _HEADER: Final = 100
+FIRST_BYTES: Final = (0, _HEADER, _PAGE)
+"""How much of the beginning of a file to put right: first nothing, then more and more."""
+_FAR: Final = 100_000_000
+"""Between two seqs of one store: then one of them is damaged."""
 
 
 class RepairReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +60,11 @@ def repair(path: Path) -> RepairReport:
     leases.refuse_while_used(path)
     repaired = schema.repaired_path(path)
     if repaired.exists():  # an earlier repair had done everything but the last step
-        damaged = _swap(path, repaired)
+        damaged = swap(path, repaired)
         with closing(schema.connect(path, busy_s=_BUSY_S, create=False)) as connection:
             messages, deliveries = (
-                connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
-                for table in ("messages", "deliveries")
+                connection.execute(f"SELECT coalesce(sum(count), 0) FROM {table}").fetchone()[0]  # noqa: S608
+                for table in ("blocks", "deliveries")
             )
         return RepairReport(
             path=str(path),
@@ -70,12 +76,12 @@ def repair(path: Path) -> RepairReport:
             lost_count=0,
         )
     building, copy = (path.with_name(f"{path.name}-{what}") for what in ("repairing", "copy"))
-    _remove(building, copy)
+    remove(building, copy)
     salvage = _salvage(path, building, copy)
-    _remove(copy)
-    _sync(building)
+    remove(copy)
+    sync(building)
     os.replace(building, repaired)
-    damaged = _swap(path, repaired)
+    damaged = swap(path, repaired)
     return RepairReport(
         path=str(path),
         damaged=str(damaged),
@@ -83,7 +89,7 @@ def repair(path: Path) -> RepairReport:
         deliveries=salvage.deliveries,
         due_again=salvage.due_again,
         lost=tuple(salvage.lost[:MOST_FINDINGS]),
-        lost_count=len(salvage.lost),
+        lost_count=salvage.lost_count,
         unknown_count=len(salvage.unknown),
     )
 
@@ -91,12 +97,12 @@ def repair(path: Path) -> RepairReport:
 def _salvage(path: Path, building: Path, copy: Path) -> "Salvage":
     """Read the store into a new one: as it lies there, else with its first page put right."""
     error: Exception | None = None
-    for put_right in (0, _HEADER, _PAGE):
-        _remove(building)
+    for put_right in FIRST_BYTES:
+        remove(building)
         try:
-            source = _with_first_page(path, copy, put_right) if put_right else path
+            source = with_first_page(path, copy, put_right, _make_empty) if put_right else path
             with (
-                closing(schema.connect(source, busy_s=_BUSY_S, create=False)) as old,
+                closing(schema.connect(source, busy_s=_BUSY_S, create=False, read_only=True)) as old,
                 closing(schema.connect(building, busy_s=_BUSY_S)) as new,
             ):
                 salvage = Salvage(old, new)
@@ -109,21 +115,20 @@ def _salvage(path: Path, building: Path, copy: Path) -> "Salvage":
             if not isinstance(refusal.__cause__, sqlite3.Error) or not schema.is_damaged(refusal.__cause__):
                 raise
             error = refusal.__cause__
-    _remove(building, copy)
+    remove(building, copy)
     raise _beyond_repair(path, error) from error
 
 
-def _with_first_page(path: Path, copy: Path, size: int) -> Path:
-    """A copy whose first `size` bytes, the header or the first page, are those of an empty store.
+def with_first_page(path: Path, copy: Path, size: int, make_empty: Callable[[Path], None]) -> Path:
+    """A copy whose first `size` bytes, the header or the first page, are those of an empty file of its kind.
 
     In the header, at 28 the number of pages, at 32 the free list, both counted
     anew; at 92 the change counter of 24 says that the count holds (sqlite.org/fileformat2.html, 1.3).
     """
-    _remove(copy)
-    with closing(schema.connect(copy, busy_s=_BUSY_S)) as fresh:
-        fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    remove(copy)
+    make_empty(copy)
     first = bytearray(copy.read_bytes()[:_PAGE])
-    _remove(copy)
+    remove(copy)
     content = path.read_bytes()
     first[28:40] = struct.pack(">III", len(content) // _PAGE, 0, 0)
     first[92:96] = first[24:28]
@@ -132,6 +137,25 @@ def _with_first_page(path: Path, copy: Path, size: int) -> Path:
     if log.exists():
         _beside(copy)[0].write_bytes(log.read_bytes())
     return copy
+
+
+def _make_empty(path: Path) -> None:
+    with closing(schema.connect(path, busy_s=_BUSY_S)) as fresh:
+        fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+class _Saved(NamedTuple):
+    """A block that was read."""
+
+    block: Block
+    sound: set[int]
+    """The seqs of its messages that were saved."""
+    copies: list[Block]
+    """It as it is in the new store: cut where something is missing."""
+
+
+_State = tuple[int, int | None, int | None]
+"""What a delivery says: its attempts, since when it is delayed, and until when."""
 
 
 class Salvage:
@@ -144,11 +168,13 @@ class Salvage:
         self.deliveries = 0
         self.due_again = 0
         self.lost: list[str] = []
+        self.lost_count = 0
         self.unknown: set[int] = set()
         self._spoilt: set[int] = set()
         """Messages that are there, or may be, and cannot be read."""
-        self._sound: dict[int, str] = {}
-        """Topics of the messages that were saved."""
+        self._saved: list[_Saved] = []
+        """In order."""
+        self._ends: list[int] = []
 
     def run(self) -> None:
         """Save everything that can be read; raises `sqlite3.Error` when the subscriptions cannot."""
@@ -158,80 +184,205 @@ class Salvage:
         last = self._last_seq()
         self._new.execute("BEGIN")
         self._new.executemany("INSERT INTO subscriptions VALUES (?, ?, ?, ?, ?)", subscriptions)
-        self._save_messages(last)
+        self._save_blocks(last)
         for number, name, patterns, _, _ in subscriptions:
-            self._save_deliveries(number, name, msgspec.json.decode(patterns), last)
-        for table, highest in (("messages", last), ("hosts", self._sequence("hosts"))):
+            schema.patterns_from(patterns)  # raises what is damaged
+            self._save_deliveries(number, name, last)
+        for table, highest in (("blocks", last), ("hosts", self._sequence("hosts"))):
             self._new.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
             self._new.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, highest))
-        if not self._sound and not self.lost and not _is_sound(self._old):
+        if not self.messages and not self.lost_count and not _is_sound(self._old):
             raise sqlite3.DatabaseError("there is damage, and no message can be found")
         self._new.execute("COMMIT")
 
     def _sequence(self, table: str) -> int:
         with suppress(sqlite3.Error):
             row = self._old.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-            return int(row[0]) if row else 0
+            return row[0] if row and isinstance(row[0], int) else 0
         return 0
 
     def _last_seq(self) -> int:
-        """The highest seq that was ever given, by whatever still tells it."""
-        found = [self._sequence("messages")]
-        for table in ("messages", "deliveries"):
-            with suppress(sqlite3.Error):
-                (highest,) = self._old.execute(f"SELECT max(seq) FROM {table}").fetchone()  # noqa: S608
-                found.append(highest or 0)
-        return max(found)
+        """The highest seq that was ever given, by whatever still tells it, without what is far off."""
+        found = sorted(
+            (
+                self._sequence("blocks"),
+                self._found("max(seq)", "blocks"),
+                self._found("max(last)", "deliveries"),
+            )
+        )
+        return max(seq for seq in found if seq <= found[1] + _FAR)
 
-    def _save_messages(self, last: int) -> None:
+    def _first_seq(self, last: int) -> int:
+        """From where on there may be something, at most some way before what is told."""
+        lowest = min(
+            self._found("min(seq)", "blocks") - MOST_MESSAGES,
+            self._found("min(first)", "deliveries WHERE first > 0") or 1,
+        )
+        return max(1, lowest, last - _FAR)
+
+    def _found(self, what: str, table: str) -> int:
+        with suppress(sqlite3.Error):
+            (seq,) = self._old.execute(f"SELECT {what} FROM {table}").fetchone()  # noqa: S608
+            return seq if isinstance(seq, int) and seq > 0 else 0
+        return 0
+
+    # Messages
+
+    def _save_blocks(self, last: int) -> None:
         def read(low: int, high: int) -> list[Any]:
             return self._old.execute(
-                "SELECT seq, time_ns, CAST(topic AS BLOB), crc, body FROM messages WHERE seq BETWEEN ? AND ?",
+                "SELECT seq, count, time_ns, crc, head, bodies FROM blocks "
+                "WHERE seq BETWEEN ? AND ? ORDER BY seq",
                 (low, high),
             ).fetchall()
 
-        is_doubtful = not _is_sound(self._old, "messages")
-        for (low, high), rows, unreadable in _pieces(read, 1, last):
-            sound = [
-                (seq, time_ns, topic.decode(), crc, body)
-                for seq, time_ns, topic, crc, body in rows
-                if not fault_of(topic, crc, body)
-            ]
-            self._new.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", sound)
-            self._sound.update((seq, topic) for seq, _, topic, _, _ in sound)
-            self.messages += len(sound)
-            # A tree that is broken somewhere may leave rows out without a word.
-            known = {row[0] for row in rows} if not is_doubtful else set(range(low, high + 1))
-            self._spoilt.update(known.union(unreadable).difference(self._sound))
+        first = self._first_seq(last)
+        is_doubtful = not _is_sound(self._old, "blocks")
+        found = set[int]()
+        for _, rows, unreadable in _pieces(read, first, last):
+            for row in (*rows, *filter(None, map(self._beginning, unreadable))):
+                found |= self._save_block(*row)
+            is_doubtful = is_doubtful or bool(unreadable)
+        # A tree that is broken somewhere may leave rows out without a word.
+        if is_doubtful:
+            self._spoilt = set(range(first, last + 1)) - found
 
-    def _save_deliveries(self, number: int, name: str, patterns: Sequence[str], last: int) -> None:
+    def _beginning(self, seq: int) -> tuple[Any, ...] | None:
+        """A block whose bodies can be read up to some place, if so much."""
+        content = bytearray()
+        try:
+            row = self._old.execute(
+                "SELECT seq, count, time_ns, crc, head FROM blocks WHERE seq = ?", (seq,)
+            ).fetchone()
+            head = read_head(row[0], row[1], row[3], row[4]) if row is not None else None
+            if head is None:
+                return None
+            with suppress(sqlite3.Error), self._old.blobopen("blocks", "bodies", seq, readonly=True) as blob:
+                for size in head.sizes:
+                    content += blob.read(size)
+        except sqlite3.Error:
+            return None
+        return (*row, bytes(content))
+
+    def _save_block(
+        self, seq: int, count: object, time_ns: object, crc: object, head: object, bodies: object
+    ) -> set[int]:
+        """The seqs of what was saved."""
+        read = read_head(seq, count, crc, head)
+        if read is None or (self._ends and read.first <= self._ends[-1]):
+            size = count if isinstance(count, int) and 0 < count <= MOST_MESSAGES else MOST_MESSAGES
+            self._spoilt.update(range(max(1, seq - size + 1), seq + 1))
+            return set()
+        accepted_ns = time_ns if isinstance(time_ns, int) else 0
+        whole = bodies_of(read, bodies)
+        saved = _Saved(Block.of(read), set(), [])
+        for is_sound, run in groupby(enumerate(whole), lambda each: not fault_of(each[1])):
+            some = list(run)
+            if is_sound:
+                at = some[0][0]
+                kinds = [saved.block.kind(read.first + place) for place, _ in some]
+                block, row = pack(
+                    read.first + at, accepted_ns, kinds, [body for _, body in some if body is not None]
+                )
+                self._new.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?)", row)
+                saved.copies.append(block)
+                saved.sound.update(range(block.first, block.last + 1))
+        self._saved.append(saved)
+        self._ends.append(seq)
+        self.messages += len(saved.sound)
+        self._spoilt.update(set(range(read.first, seq + 1)) - saved.sound)
+        return saved.sound
+
+    def _saved_with(self, seq: int) -> _Saved | None:
+        at = bisect_left(self._ends, seq)
+        saved = self._saved[at] if at < len(self._saved) else None
+        return saved if saved is not None and saved.block.first <= seq else None
+
+    # Deliveries
+
+    def _save_deliveries(self, number: int, name: str, last: int) -> None:
         def read(low: int, high: int) -> list[Any]:
             return self._old.execute(
-                "SELECT seq, attempt, delayed_ns, due_ns FROM deliveries "
-                "WHERE subscription = ? AND seq BETWEEN ? AND ?",
-                (number, low, high),
+                f"SELECT first, last, count, ({schema.SOUND_RANGE}), "  # noqa: S608
+                "CASE WHEN attempt BETWEEN 0 AND ? THEN attempt ELSE 0 END, "
+                f"CASE WHEN {schema.SOUND_TIMES} THEN delayed_ns END, "
+                f"CASE WHEN {schema.SOUND_TIMES} THEN due_ns END FROM deliveries "
+                "WHERE subscription = ? AND first BETWEEN ? AND ?",
+                (schema.MOST_ATTEMPTS, number, low, high),
             ).fetchall()
 
-        wanted = TopicSet(patterns)
-        is_doubtful = not _is_sound(self._old, "deliveries")
-        for (low, high), rows, unreadable in _pieces(read, 1, last):
-            due = {row[0]: (number, *row) for row in rows}
-            self.lost += [f"{seq} for {name}" for seq in due if seq not in self._sound]
-            doubtful = range(low, high + 1) if is_doubtful else unreadable
-            self.unknown.update(seq for seq in doubtful if seq in self._spoilt and seq not in due)
-            again = [
-                (number, seq, 0, None, None)
-                for seq in doubtful
-                if seq in self._sound and seq not in due and self._sound[seq] in wanted
-            ]
-            kept = [row for seq, row in due.items() if seq in self._sound]
-            self._new.executemany(
-                "INSERT INTO deliveries (subscription, seq, attempt, delayed_ns, due_ns) "
-                "VALUES (?, ?, ?, ?, ?)",
-                kept + again,
+        due: dict[int, _State] = {}
+        named_lost: set[int] = set()
+        is_doubtful = not (_is_sound(self._old, "deliveries") and self._is_marked(number))
+        for _, rows, unreadable in _pieces(read, self._first_seq(last), last):
+            is_doubtful = is_doubtful or bool(unreadable)
+            for first, end, count, can_be, *state in rows:
+                if can_be and self._read_range(
+                    number, name, (first, end, count), tuple(state), due, named_lost
+                ):
+                    continue
+                is_doubtful = True
+        if is_doubtful:
+            self.unknown |= self._spoilt - named_lost
+        self._write_deliveries(number, due, is_doubtful=is_doubtful)
+
+    def _is_marked(self, number: int) -> bool:
+        """Whether its deliveries are there, and not another page in the place of theirs."""
+        query = f"SELECT {schema.IS_MARKED} FROM subscriptions WHERE id = ?"  # noqa: S608
+        with suppress(sqlite3.Error):
+            (is_marked,) = self._old.execute(query, (number,)).fetchone()
+            return bool(is_marked)
+        return False
+
+    def _read_range(
+        self,
+        number: int,
+        name: str,
+        row: tuple[int, int, int],
+        state: _State,
+        due: dict[int, _State],
+        lost: set[int],
+    ) -> bool:
+        """Note what a row says is due, and what of it is lost; false if it cannot be as it is."""
+        first, last, count = row
+        saved = self._saved_with(first)
+        if saved is None:  # who had still to settle which of them is not known, if there are others between
+            lost.update(range(first, last + 1))
+            self.lost_count += count
+            self.lost += (
+                [f"{seq} for {name}" for seq in range(first, last + 1)]
+                if count == last - first + 1
+                else [f"{count} of {named(first, last)} for {name}"]
             )
-            self.deliveries += len(kept) + len(again)
-            self.due_again += len(again)
+            return True
+        members = saved.block.members_between(number, first, last)
+        for seq in members:
+            if seq in saved.sound:
+                due[seq] = state
+            else:
+                lost.add(seq)
+                self.lost_count += 1
+                self.lost.append(f"{seq} for {name}")
+        return len(members) == count
+
+    def _write_deliveries(self, number: int, due: dict[int, _State], *, is_doubtful: bool) -> None:
+        otherwise: _State | None = (0, None, None) if is_doubtful else None
+        rows: list[tuple[object, ...]] = []
+        for saved in self._saved:
+            for block in saved.copies:
+                members = block.members(number)
+                for state, run in groupby(members, lambda seq: due.get(seq, otherwise)):
+                    if state is not None:
+                        seqs = list(run)
+                        rows.append((number, seqs[0], seqs[-1], len(seqs), *state))
+                        self.deliveries += len(seqs)
+                        self.due_again += sum(seq not in due for seq in seqs)
+        self._new.execute(schema.MARK, (number,))
+        self._new.executemany(
+            "INSERT INTO deliveries (subscription, first, last, count, attempt, delayed_ns, due_ns) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
 
 
 def _is_sound(connection: sqlite3.Connection, table: str = "100") -> bool:
@@ -260,7 +411,8 @@ def _pieces(
                 pending += [(middle + 1, high), (low, middle)]
 
 
-def _remove(*stores: Path) -> None:
+def remove(*stores: Path) -> None:
+    """Delete these files of SQLite, if they are there."""
     for store in stores:
         for file in (store, *_beside(store)):
             file.unlink(missing_ok=True)
@@ -275,8 +427,8 @@ def _beyond_repair(path: Path, error: Exception | None) -> StoreError:
     )
 
 
-def _swap(path: Path, repaired: Path) -> Path:
-    """Put the repaired store into its place; where the damaged one is now."""
+def swap(path: Path, repaired: Path) -> Path:
+    """Put a repaired file into its place; where the damaged one is now."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     damaged = path.with_name(f"{path.name}.damaged-{stamp}")
     log, index = _beside(path)
@@ -292,6 +444,7 @@ def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the file on disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

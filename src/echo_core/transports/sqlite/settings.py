@@ -6,6 +6,7 @@ sqlite:///var/lib/echo/messages.sqlite  an absolute path
 sqlite://?synchronous=normal&retain=7d  settings, after the path
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Final, Literal, cast
@@ -54,8 +55,9 @@ def settings_from_url(url: str, folder: Path | None = None) -> StoreSettings:
             raise _wrong(url, f"{option!r} is no option", f"use one of {', '.join(_OPTIONS)}")
         field, read = _OPTIONS[option]
         values[field] = read(url, option, text)
-    file = (folder or Path.cwd()) / (unquote(path) or DEFAULT_FILE)
-    return msgspec.structs.replace(StoreSettings(path=file), **values)
+    # SQLite keeps the log beside the file that a link leads to; what hosts keep there must lie beside it too.
+    file = os.path.realpath((folder or Path.cwd()) / (unquote(path) or DEFAULT_FILE))
+    return msgspec.structs.replace(StoreSettings(path=Path(file)), **values)
 
 
 def _synchronous(url: str, option: str, text: str) -> Synchronous:

@@ -53,7 +53,10 @@ def forget(path: Path, name: str) -> ForgetReport:
             row = connection.execute("SELECT id FROM subscriptions WHERE name = ?", (name,)).fetchone()
             if row is None:
                 raise NotFound(f"nobody subscribes as {name!r}", where=str(path), fix="echo-core store stats")
-            dropped = connection.execute("DELETE FROM deliveries WHERE subscription = ?", row).rowcount
+            (dropped,) = connection.execute(
+                "SELECT coalesce(sum(count), 0) FROM deliveries WHERE subscription = ?", row
+            ).fetchone()
+            connection.execute("DELETE FROM deliveries WHERE subscription = ?", row)
             connection.execute("DELETE FROM subscriptions WHERE id = ?", row)
             connection.execute("COMMIT")
         except sqlite3.Error as error:

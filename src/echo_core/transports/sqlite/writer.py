@@ -1,9 +1,9 @@
 """The one thread that touches the file: whatever has come together meanwhile goes into one transaction.
 
-The event loop puts requests into queues and is told of results by one call a transaction ("group commit":
-DeWitt et al., "Implementation Techniques for Main Memory Database Systems", SIGMOD 1984, section 5).
-Queues are emptied settlements first, publications last: so a settlement is never on disk without what was
-published before it.
+The event loop collects what is asked for in one of its turns, hands it over as a whole, and is told of
+results by one call a transaction ("group commit": DeWitt et al., "Implementation Techniques for Main Memory
+Database Systems", SIGMOD 1984, section 5). So a settlement is never on disk without what was published
+before it.
 """
 
 import asyncio
@@ -14,16 +14,18 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from echo_core.errors import QueueFull, StoreError, TransportError
 from echo_core.message import BaseMessage
 from echo_core.topics import TopicPattern, TopicTrie
 from echo_core.transports.sqlite import leases, schema
+from echo_core.transports.sqlite.blocks import Block, Kind, Row, cut, pack
 from echo_core.transports.sqlite.settings import StoreSettings
-from echo_core.transports.sqlite.store import Claimed, Store
+from echo_core.transports.sqlite.store import Arrival, Store
+from echo_core.write_ahead import OpenFiles
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ _GATHER_S: Final = 0.002
 _RETRY_S: Final = 0.2
 """Pause after a transaction that failed."""
 _SWEEP_AFTER: Final = 1_024
-"""Settlements after which to look for messages that can go."""
+"""Settlements after which to look for messages that can go, unless there is time for it before."""
 _CLAIMED: Final = 256
 """Deliveries claimed for one reader in one transaction."""
 _HELD_BESIDE_OTHERS: Final = 64
@@ -42,15 +44,7 @@ _HELD_BESIDE_OTHERS: Final = 64
 _REMEMBERED: Final = 10_000
 """Topics whose subscriptions are known by heart."""
 
-T = TypeVar("T")
 Answer: TypeAlias = "asyncio.Future[Any]"
-
-
-class Handed(Protocol):
-    """A delivery that a receiver has got."""
-
-    seq: int
-    is_settled: bool
 
 
 class Reader(Protocol):
@@ -66,7 +60,7 @@ class Reader(Protocol):
     def texts(self) -> tuple[str, ...]:
         """Its patterns."""
 
-    def arrive(self, claimed: Sequence[Claimed]) -> None:
+    def arrive(self, arrival: Arrival) -> None:
         """Take these: the host holds them from now on."""
 
     def count(self, on_disk: int) -> None:
@@ -76,16 +70,82 @@ class Reader(Protocol):
         """A delivery that was delayed has reached the disk."""
 
 
-class Publication(NamedTuple):
-    """A message to be written."""
+Publication: TypeAlias = tuple[str, bytes, BaseMessage]
+"""A message to be written: its topic, it as bytes, and it."""
 
+
+class Redelivery(NamedTuple):
+    """A message to be written for one subscription alone."""
+
+    subscriber: str
     topic: str
     body: bytes
     message: BaseMessage
-    accepted: "Answer | None"
-    """None where nobody waits: what it was made from is settled after it, and comes again if it is lost."""
-    subscriber: str | None = None
-    """The one subscription that is to get it; None: all that want its topic."""
+    accepted: "Answer"
+
+
+class Turn:
+    """What the event loop asks for in one of its turns, or in several."""
+
+    __slots__ = (
+        "answers",
+        "awaited",
+        "delayed",
+        "given_back",
+        "handed",
+        "readers",
+        "redeliveries",
+        "settled",
+        "unawaited",
+    )
+
+    def __init__(self) -> None:
+        self.settled: dict[Reader, list[int]] = {}
+        self.handed: dict[Reader, list[int]] = {}
+        self.delayed: list[tuple[Reader, int, float]] = []
+        self.given_back: dict[Reader, list[int]] = {}
+        self.readers: list[tuple[Reader, bool, Answer]] = []
+        self.unawaited: list[Publication] = []
+        """Nobody waits for these: what they were made from is settled after them, and comes again if they are
+        lost."""
+        self.awaited: list[Publication] = []
+        self.redeliveries: list[Redelivery] = []
+        self.answers: list[Answer] = []
+        """Done when `awaited` is written."""
+
+    @property
+    def publishes(self) -> bool:
+        """Whether there are messages to be written."""
+        return bool(self.awaited or self.unawaited or self.redeliveries)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it should be written at once."""
+        return self.publishes or bool(self.readers)
+
+    def extend(self, later: "Turn") -> None:
+        """Ask for what a later turn does as well."""
+        for mine, others in (
+            (self.settled, later.settled),
+            (self.handed, later.handed),
+            (self.given_back, later.given_back),
+        ):
+            for reader, seqs in others.items():
+                mine.setdefault(reader, []).extend(seqs)
+        self.delayed += later.delayed
+        self.readers += later.readers
+        self.unawaited += later.unawaited
+        self.awaited += later.awaited
+        self.redeliveries += later.redeliveries
+        self.answers += later.answers
+
+    def awaiting(self) -> list[Answer]:
+        """Who waits for something to be written."""
+        return [*self.answers, *(each.accepted for each in self.redeliveries)]
+
+    def drop_awaited(self) -> None:
+        """Ask no longer for what somebody waits for: he is told that it was refused."""
+        self.awaited, self.answers, self.redeliveries = [], [], []
 
 
 @dataclass(slots=True, eq=False)
@@ -106,11 +166,17 @@ class _Attached:
 class Outcome:
     """What a transaction did, for the event loop."""
 
-    answers: list[tuple[Answer, Any]] = field(default_factory=list)
-    """Futures, and their results."""
-    accepted: list[Publication] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    """They are done."""
+    awaited: Sequence[Publication] = ()
+    """Accepted."""
+    unawaited: int = 0
+    """So many are accepted that nobody waited for."""
+    ended: int = 0
+    """So many publications are accepted or refused."""
+    redelivered: list[Redelivery] = field(default_factory=list)
     refused: list[tuple[Answer, TransportError]] = field(default_factory=list)
-    arrivals: list[tuple[Reader, list[Claimed]]] = field(default_factory=list)
+    arrivals: list[tuple[Reader, Arrival]] = field(default_factory=list)
     """Deliveries that this host holds from now on."""
     returned: list[Reader] = field(default_factory=list)
     """One entry for each delivery that was given back to the disk."""
@@ -120,6 +186,30 @@ class Outcome:
     """What this host held is others' now; nothing of it may be handed out any more."""
     broken: TransportError | None = None
     """The store is damaged: nothing works any more."""
+
+
+class Bell:
+    """What one thread rings to wake another one that waits; rung twice, it is still heard once.
+
+    A `threading.Event` makes a lock for each wait and takes three others in turn: most of handing over.
+    """
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        """Let whoever waits go on, or who waits next; by one thread only."""
+        if self._silence.locked():
+            self._silence.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Return when it is rung, or was since it was last heard, or after so many seconds; whether so."""
+        return self._silence.acquire(timeout=seconds)
+
+    def hush(self) -> None:
+        """What was rung until now is heard."""
+        self._silence.acquire(blocking=False)
 
 
 class Writer:
@@ -137,31 +227,40 @@ class Writer:
         self._loop = loop
         self._report = report
         self._time_ns = time_ns
-        self._wake = threading.Event()
+        self._bell = Bell()
         self._idle = False
         """Any work wakes the thread."""
         self._gathering = False
         """Only work that somebody waits for wakes it."""
         self._opened: Answer = loop.create_future()
         self._closing: Answer | None = None
-        self._publications: deque[Publication] = deque()
-        self._readers: deque[tuple[Reader, bool, Answer]] = deque()
-        self._settled: deque[tuple[Reader, int]] = deque()
-        self._handed: deque[tuple[Reader, Handed]] = deque()
-        self._delayed: deque[tuple[Reader, int, float]] = deque()
-        self._given_back: deque[tuple[Reader, int]] = deque()
+        self.turn: Turn | None = None
+        """What is asked for in this turn of the event loop, if anything is."""
+        self._turns: deque[Turn] = deque()
+        """Handed over."""
+        self._is_waited_for = False
+        """Whether one of them should be written at once."""
+        self.announcement = b""
+        """What other hosts are to hear of this one; written when the thread next looks around."""
+        self._announced = b""
         self._thread = threading.Thread(target=self._run, name="echo-core store", daemon=True)
         # Only the thread touches what follows.
         self._store: Store
         self._connection: sqlite3.Connection
-        self._lock: leases.HostLock
+        self._files: OpenFiles
+        self._look_at = 0.0
+        """When to see whether they are still there."""
+        self._lock: leases.HostLock | None = None
         self._host = 0
         self._has_others = False
         self._attached: dict[Reader, _Attached] = {}
         self._current: dict[int, _Attached] = {}
         """Of the readers of one subscription, the one that gets what comes: the newest."""
         self._routes: TopicTrie[int] = TopicTrie()
-        self._known_routes: dict[str, tuple[int, ...]] = {}
+        self._kinds: dict[str, Kind] = {}
+        """By topic."""
+        self._last_seq = 0
+        """The highest that was ever given."""
         self._ids: dict[str, int] = {}
         """Of the subscriptions, by name."""
         self._next_due_ns: int | None = None
@@ -174,6 +273,8 @@ class Writer:
         self._renew_at = 0.0
         self._synchronous = ""
         self._broken: TransportError | None = None
+        self.trouble = ""
+        """Why the last transaction could not be written; empty when it was. For any thread."""
         self._is_failing = False
 
     # The event loop's side
@@ -186,64 +287,28 @@ class Writer:
     async def stop(self) -> None:
         """Write what is left, give back what was not settled, and let the file go."""
         if self._closing is None:
+            self._hand_over()
             self._closing = self._loop.create_future()
-            self._wake.set()
+            self._bell.ring()
         await asyncio.shield(self._closing)
 
-    @property
-    def unwritten(self) -> int:
-        """Publications that wait for the next transaction."""
-        return len(self._publications)
+    def begin_turn(self) -> Turn:
+        """What this turn of the event loop asks for: add to it, and at its end it is handed over."""
+        if self.turn is None:
+            self.turn = Turn()
+            self._loop.call_soon(self._hand_over)
+        return self.turn
 
-    def publish(self, publication: Publication) -> None:
-        """Write a message; its `accepted` is done when it is."""
-        self._publications.append(publication)
-        if self._idle or self._gathering:
-            self._wake.set()
-
-    def publish_batch(self, publications: Sequence[Publication]) -> None:
-        """Write several messages, all of them in one transaction."""
-        self._publications.extend(publications)
-        if self._idle or self._gathering:
-            self._wake.set()
-
-    def attach(self, reader: Reader, done: Answer) -> None:
-        """Deliver to the reader from now on, and what waits for it."""
-        self._readers.append((reader, True, done))
-        self._wake.set()
-
-    def detach(self, reader: Reader, done: Answer) -> None:
-        """Claim nothing more for the reader; what it holds it may still settle."""
-        self._readers.append((reader, False, done))
-        self._wake.set()
-
-    def settle(self, reader: Reader, seq: int) -> None:
-        """The delivery is done with."""
-        self._settled.append((reader, seq))
-        if self._idle:
-            self._wake.set()
-
-    def settle_batch(self, reader: Reader, seqs: Iterable[int]) -> None:
-        """The deliveries are done with."""
-        self._settled.extend([(reader, seq) for seq in seqs])
-        if self._idle:
-            self._wake.set()
-
-    def handed_out(self, reader: Reader, delivery: Handed) -> None:
-        """A receiver has this one in hand."""
-        self._handed.append((reader, delivery))
-        if self._idle:
-            self._wake.set()
-
-    def delay(self, reader: Reader, seq: int, seconds: float) -> None:
-        """Nobody gets the delivery before so long."""
-        self._delayed.append((reader, seq, seconds))
-        if self._idle:
-            self._wake.set()
-
-    def give_back(self, reader: Reader, seqs: Iterable[int]) -> None:
-        """What this host held for a reader that is closed, and did not hand out, is another reader's."""
-        self._given_back.extend([(reader, seq) for seq in seqs])
+    def _hand_over(self) -> None:
+        turn, self.turn = self.turn, None
+        if turn is None:  # handed over already
+            return
+        is_waited_for = turn.is_waited_for
+        self._turns.append(turn)
+        if is_waited_for:
+            self._is_waited_for = True
+        if self._idle or (self._gathering and is_waited_for):
+            self._bell.ring()
 
     # The thread's life
 
@@ -253,28 +318,20 @@ class Writer:
         except TransportError as error:
             self._post(Outcome(refused=[(self._opened, error)]))
             return
-        self._post(Outcome(answers=[(self._opened, None)]))
+        self._post(Outcome(answers=[self._opened]))
         failed = False
         while self._closing is None or (self._has_work() and not failed):
             if failed:
-                self._wake.wait(_RETRY_S)
+                self._bell.wait(_RETRY_S)
             else:
                 self._sleep()
                 self._gather()
-            self._wake.clear()
+            self._bell.hush()
             failed = not self._work()
         self._close()
 
     def _has_work(self) -> bool:
-        return bool(
-            self._publications
-            or self._settled
-            or self._handed
-            or self._delayed
-            or self._given_back
-            or self._readers
-            or self._claims_more
-        )
+        return bool(self._turns or self._claims_more)
 
     def _sleep(self) -> None:
         """Until somebody wants something, a delayed delivery is due, or it is time to look around."""
@@ -283,17 +340,28 @@ class Writer:
             seconds = min(seconds, max(0.0, (self._next_due_ns - self._time_ns()) / 1e9))
         self._idle = True
         if not self._has_work() and self._closing is None:
-            self._wake.wait(seconds)
+            self._bell.wait(seconds)
         self._idle = False
 
     def _gather(self) -> None:
         """Let settlements and marks, for which nobody waits, share a transaction with what comes soon."""
         self._gathering = True
-        if self._has_work() and not (self._publications or self._readers or self._claims_more):
-            self._wake.clear()
-            if not (self._publications or self._readers or self._closing is not None):
-                self._wake.wait(_GATHER_S)
+        if self._turns and not (self._is_waited_for or self._claims_more):
+            self._bell.hush()
+            if not self._is_waited_for and self._closing is None:
+                self._bell.wait(_GATHER_S)
         self._gathering = False
+
+    def _collect(self) -> Turn | None:
+        """All that was handed over; the event loop may go on handing over meanwhile."""
+        self._is_waited_for = False
+        turn = None
+        for _ in range(len(self._turns)):
+            if turn is None:
+                turn = self._turns.popleft()
+            else:
+                turn.extend(self._turns.popleft())
+        return turn
 
     def _post(self, outcome: Outcome) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -308,14 +376,17 @@ class Writer:
             self._store.begin()
             self._register()
             self._bury()
+            self._store.free_unowned()
             self._learn()
             self._store.commit()
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # whatever it is, somebody waits for an answer
             with contextlib.suppress(sqlite3.Error):
                 self._store.rollback()
             self._connection.close()
+            self._release()
             raise schema.failed(path, "opened", error) from error
         self._counter = self._store.change_counter()
+        self._files = OpenFiles(path)
 
     def _close(self) -> None:
         try:
@@ -324,6 +395,7 @@ class Writer:
                 self._store.give_all_back(self._host)
                 self._store.remove_host(self._host)
                 self._store.commit()
+                self.trouble = ""
         except sqlite3.Error:
             logger.warning(
                 "the store could not be left in good order; the next host frees what this one held"
@@ -332,53 +404,38 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 self._store.rollback()
                 self._connection.close()
-            self._lock.release()
+            self._release()
             error = TransportError("the transport was closed before this was written")
-            left = [
-                (each.accepted, error) for each in _drained(self._publications) if each.accepted is not None
-            ]
-            self._post(Outcome(answers=[(self._closing, None)] if self._closing else [], refused=left))
+            left = self._collect()
+            refused = [(answer, error) for answer in left.awaiting()] if left is not None else []
+            self._post(Outcome(answers=[self._closing] if self._closing else [], refused=refused))
 
     # One transaction
 
     def _work(self) -> bool:
         """Write all that was asked for; false when it could not be done and should be tried again."""
-        settled, handed, delayed = (
-            _drained(self._settled),
-            _drained(self._handed),
-            _drained(self._delayed),
-        )
-        given_back = _drained(self._given_back)
-        readers, publications = _drained(self._readers), _drained(self._publications)
+        turn = self._collect()
         outcome = Outcome()
         try:
             if self._broken is not None:
                 raise self._broken
-            is_wanted = bool(
-                settled or handed or delayed or given_back or readers or publications or self._claims_more
-            )
-            if is_wanted or self._should_look():
-                self._set_synchronous("normal" if not publications else self._settings.synchronous)
+            self._see_files()
+            if turn is not None or self._claims_more or self._should_look():
+                is_publishing = turn is not None and turn.publishes
+                self._set_synchronous(self._settings.synchronous if is_publishing else "normal")
                 self._store.begin()
                 self._look_around(outcome)
-                self._apply_settled(settled)
-                self._apply_handed(handed)
-                self._apply_delayed(delayed, outcome)
-                self._apply_given_back(given_back)
-                self._apply_readers(readers, outcome)
+                if turn is not None:
+                    self._apply(turn, outcome)
                 self._mature()
-                self._publish(publications, outcome)
+                if turn is not None:
+                    self._publish(turn, outcome)
                 self._claim(outcome)
-                self._sweep()
+                self._sweep(has_time=not is_publishing)
                 self._store.commit()
+                self.trouble = ""
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for an answer
-            self._settled.extendleft(reversed(settled))
-            self._handed.extendleft(reversed(handed))
-            self._delayed.extendleft(reversed(delayed))
-            self._given_back.extendleft(reversed(given_back))
-            self._readers.extendleft(reversed(readers))
-            self._publications.extendleft(each for each in reversed(publications) if each.accepted is None)
-            self._fail(error, [each.accepted for each in publications if each.accepted is not None])
+            self._fail(error, turn)
             return False
         self._is_failing = False
         self._tell_counts(outcome)
@@ -386,29 +443,45 @@ class Writer:
             self._post(outcome)
         return True
 
-    def _fail(self, error: Exception, waiting: list[Answer]) -> None:
+    def _fail(self, error: Exception, turn: Turn | None) -> None:
         """Nothing of the transaction holds. Publishers are told; the rest is kept, and tried again."""
         with contextlib.suppress(sqlite3.Error):
             self._store.rollback()
         self._is_stale = True
         ours = error if isinstance(error, TransportError) else self._in_our_words(error)
-        outcome = Outcome(refused=[(answer, ours) for answer in waiting])
+        outcome = Outcome()
+        if turn is not None:
+            outcome.refused = [(answer, ours) for answer in turn.awaiting()]
+            outcome.ended = len(turn.awaited)
+            turn.drop_awaited()
         if self._broken is None and (not isinstance(error, sqlite3.Error) or schema.is_damaged(error)):
             self._broken = outcome.broken = ours
-        if self._broken is not None:
-            outcome.answers += [(done, None) for _, _, done in _drained(self._readers)]
-            for queue in (
-                self._settled,
-                self._handed,
-                self._delayed,
-                self._given_back,
-                self._publications,
-            ):
-                queue.clear()
+        if turn is not None and self._broken is None:
+            self._turns.appendleft(turn)
+        elif turn is not None:
+            outcome.answers += [done for _, _, done in turn.readers]
+        self.trouble = f"{ours.what}: {ours.why}" if ours.why else ours.what
         if not self._is_failing:
-            logger.error("%s", ours, exc_info=None if isinstance(error, sqlite3.Error) else error)
+            logger.error(
+                "%s", ours, exc_info=None if ours is error or isinstance(error, sqlite3.Error) else error
+            )
         self._is_failing = True
         self._post(outcome)
+
+    def _see_files(self) -> None:
+        """Raise `StoreError` where the store is no longer what lies at its path; looks now and then."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _POLL_S
+        if moved := self._files.moved():
+            self._connection.close()  # moves a log that was removed into the store, if others do not use it
+            raise StoreError(
+                "the store was removed or replaced while this host used it",
+                where=str(self._settings.path),
+                why=f"{moved} is gone, or another file",
+                fix="stop every host that uses it, put the files back if you have them, and start again",
+            )
 
     def _in_our_words(self, error: Exception) -> StoreError:
         if isinstance(error, sqlite3.Error):
@@ -429,6 +502,7 @@ class Writer:
         is_due = self._next_due_ns is not None and not self._delayed_ns <= now_ns < self._next_due_ns
         return (
             is_due
+            or self._unswept > 0
             or self._is_stale
             or time.monotonic() >= self._renew_at
             or self._store.change_counter() != self._counter
@@ -436,6 +510,10 @@ class Writer:
 
     def _look_around(self, outcome: Outcome) -> None:
         """See what others have done, and show them that this host lives."""
+        if self.announcement is not self._announced:
+            self._announced = self.announcement
+            if self._lock is not None:
+                self._lock.say(self._announced)
         counter = self._store.change_counter()
         is_changed = counter != self._counter or self._is_stale
         if not is_changed and time.monotonic() < self._renew_at:
@@ -454,8 +532,15 @@ class Writer:
 
     def _register(self) -> None:
         """Become one of the store's hosts."""
+        self._release()
         self._host = self._store.add_host(os.getpid(), self._expiry())
         self._lock = leases.HostLock(leases.lock_path(self._settings.path, self._host))
+
+    def _release(self) -> None:
+        """Give up the proof that this host lives."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
 
     def _start_again(self, outcome: Outcome) -> None:
         """Others have taken this host for dead, and what it held: it is a new one."""
@@ -464,7 +549,6 @@ class Writer:
             self._settings.lease_s,
             self._settings.path,
         )
-        self._lock.release()
         self._register()
         outcome.is_lease_lost = True
 
@@ -490,7 +574,8 @@ class Writer:
     def _learn(self) -> None:
         """Read anew what others may have changed: who subscribes to what, and what waits."""
         self._routes = TopicTrie()
-        self._known_routes.clear()
+        self._kinds.clear()
+        self._last_seq = self._store.last_seq()
         for subscriber in self._store.subscribers():
             self._ids[subscriber.name] = subscriber.id
             for pattern in subscriber.patterns:
@@ -507,24 +592,28 @@ class Writer:
 
     # What was asked for
 
-    def _apply_settled(self, settled: list[tuple[Reader, int]]) -> None:
-        by_subscription: dict[int, list[int]] = {}
-        for reader, seq in settled:
-            by_subscription.setdefault(reader.id, []).append(seq)
-        for subscription, seqs in by_subscription.items():
+    def _apply(self, turn: Turn, outcome: Outcome) -> None:
+        """All but what is published."""
+        settled = _by_subscription(turn.settled)
+        self._apply_settled(settled)
+        self._apply_handed(turn.handed, settled)
+        self._apply_delayed(turn.delayed, outcome)
+        for subscription, seqs in _by_subscription(turn.given_back).items():
+            self._store.give_back(subscription, self._host, seqs)
+        self._apply_readers(turn.readers, outcome)
+
+    def _apply_settled(self, settled: Mapping[int, list[int]]) -> None:
+        for subscription, seqs in settled.items():
             self._store.settle(subscription, seqs)
+            self._unswept += len(seqs)
             if (current := self._current.get(subscription)) is not None:
                 current.held -= len(seqs)
-        self._unswept += len(settled)
 
-    def _apply_handed(self, handed: list[tuple[Reader, Handed]]) -> None:
-        by_subscription: dict[int, list[int]] = {}
-        for reader, delivery in handed:
-            if not delivery.is_settled:
-                by_subscription.setdefault(reader.id, []).append(delivery.seq)
-        for subscription, seqs in by_subscription.items():
-            times = Counter(seqs)  # one that was handed back at once may be here again
-            while times:
+    def _apply_handed(self, handed: Mapping[Reader, list[int]], settled: Mapping[int, list[int]]) -> None:
+        for subscription, seqs in _by_subscription(handed).items():
+            left = set(seqs).difference(settled.get(subscription, ()))
+            times = Counter([seq for seq in seqs if seq in left]) if left else None
+            while times:  # one that was handed back at once may be here again
                 self._store.handed_out(subscription, list(times))
                 times = Counter({seq: count - 1 for seq, count in times.items() if count > 1})
 
@@ -542,20 +631,13 @@ class Writer:
                 current.held -= 1
                 current.delayed += 1
 
-    def _apply_given_back(self, given_back: list[tuple[Reader, int]]) -> None:
-        by_subscription: dict[int, list[int]] = {}
-        for reader, seq in given_back:
-            by_subscription.setdefault(reader.id, []).append(seq)
-        for subscription, seqs in by_subscription.items():
-            self._store.give_back(subscription, self._host, seqs)
-
     def _apply_readers(self, readers: list[tuple[Reader, bool, Answer]], outcome: Outcome) -> None:
         for reader, comes, done in readers:
             if comes:
                 self._attach(reader)
             else:
                 self._detach(reader)
-            outcome.answers.append((done, None))
+            outcome.answers.append(done)
         if readers:
             self._learn()
 
@@ -578,73 +660,94 @@ class Writer:
         if self._next_due_ns is None:
             return
         now_ns = self._time_ns()
-        matured = self._store.mature(now_ns)
-        for subscription in matured:
+        for subscription, count in self._store.mature(now_ns):
             if (current := self._current.get(subscription)) is not None:
-                current.due += 1
-                current.delayed -= 1
+                current.due += count
+                current.delayed -= count
         self._next_due_ns = self._store.next_due_ns()
 
-    def _publish(self, publications: list[Publication], outcome: Outcome) -> None:
-        if not publications:
+    def _publish(self, turn: Turn, outcome: Outcome) -> None:
+        if not turn.publishes:
             return
+        awaited, redeliveries = turn.awaited, turn.redeliveries
         if self._settings.max_bytes and self._store.used_bytes() >= self._settings.max_bytes:
             refusal = self._full()
-            outcome.refused += [
-                (each.accepted, refusal) for each in publications if each.accepted is not None
-            ]
-            publications = [each for each in publications if each.accepted is None]
-        kept: list[tuple[str, bytes, tuple[int, ...]]] = []
-        accepted: list[Publication] = []
-        for publication in publications:
-            topic = publication.topic
-            if publication.subscriber is None:
-                routes = self._known_routes.get(topic) or self._find_routes(topic)
-            elif publication.subscriber in self._ids:
-                routes = (self._ids[publication.subscriber],)
-            else:
-                assert publication.accepted is not None
-                outcome.refused.append((publication.accepted, _no_subscriber(publication.subscriber)))
+            outcome.refused += [(answer, refusal) for answer in turn.awaiting()]
+            awaited, redeliveries = [], []
+        else:
+            outcome.answers += turn.answers
+        outcome.awaited, outcome.unawaited = awaited, len(turn.unawaited)
+        outcome.ended = len(turn.awaited) + len(turn.unawaited)
+        publications = turn.unawaited + awaited if turn.unawaited else awaited
+        kinds = self._kinds_of([topic for topic, _, _ in publications])
+        bodies = [body for _, body, _ in publications]
+        for redelivery in redeliveries:
+            if redelivery.subscriber not in self._ids:
+                outcome.refused.append((redelivery.accepted, _no_subscriber(redelivery.subscriber)))
                 continue
-            accepted.append(publication)
-            if routes or self._settings.retain_s:
-                kept.append((topic, publication.body, routes))
-        if kept:
-            self._add(kept, outcome)
-        outcome.accepted = accepted
+            kinds.append(Kind(redelivery.topic, (self._ids[redelivery.subscriber],)))
+            bodies.append(redelivery.body)
+            outcome.redelivered.append(redelivery)
+        if not self._settings.retain_s and not all(kind.subscriptions for kind in set(kinds)):
+            wanted = [at for at, kind in enumerate(kinds) if kind.subscriptions]
+            kinds, bodies = [kinds[at] for at in wanted], [bodies[at] for at in wanted]
+        if kinds:
+            self._add(kinds, bodies, outcome)
 
-    def _find_routes(self, topic: str) -> tuple[int, ...]:
-        if len(self._known_routes) >= _REMEMBERED:
-            self._known_routes.clear()
-        found = self._known_routes[topic] = self._routes.match(topic)
-        return found
+    def _kinds_of(self, topics: list[str]) -> list[Kind]:
+        if len(self._kinds) >= _REMEMBERED:
+            self._kinds.clear()
+        different = set(topics)
+        for topic in different.difference(self._kinds):
+            self._kinds[topic] = Kind(topic, self._routes.match(topic))
+        if len(different) == 1:
+            return [self._kinds[topics[0]]] * len(topics)
+        return [self._kinds[topic] for topic in topics]
 
-    def _add(self, kept: list[tuple[str, bytes, tuple[int, ...]]], outcome: Outcome) -> None:
+    def _add(self, kinds: list[Kind], bodies: list[bytes], outcome: Outcome) -> None:
         """Messages and deliveries. Who has nothing waiting on disk gets them without a way over it."""
-        seq = self._store.add_messages(self._time_ns(), kept)
-        by_subscription: dict[int, list[Claimed]] = {}
-        for topic, body, routes in kept:
-            claimed = Claimed(seq, topic, body, 0)
-            for subscription in routes:
-                if subscription in by_subscription:
-                    by_subscription[subscription].append(claimed)
-                else:
-                    by_subscription[subscription] = [claimed]
-            seq += 1
+        now_ns = self._time_ns()
+        packed: list[tuple[Block, Row]] = []
         rows: list[int | None] = []
-        for subscription, messages in by_subscription.items():
-            taken = 0
-            if (current := self._current.get(subscription)) is not None:
-                taken = 0 if current.due else max(0, min(len(messages), self._room(current)))
-                current.due += len(messages) - taken
-                current.held += taken
-                if taken:
-                    outcome.arrivals.append((current.reader, messages[:taken]))
-            for claimed in messages[:taken]:
-                rows += (subscription, claimed.seq, self._host)
-            for claimed in messages[taken:]:
-                rows += (subscription, claimed.seq, None)
+        for start, end in cut(bodies):
+            some = kinds[start:end], bodies[start:end]
+            block, row = pack(self._last_seq + 1, now_ns, *some)
+            packed.append((block, row))
+            self._last_seq = block.last
+            for subscription in block.subscriptions():
+                members = block.members(subscription)
+                taken = self._take(subscription, members, block, some, outcome)
+                for part, host in ((members[:taken], self._host), (members[taken:], None)):
+                    if part:
+                        rows += (subscription, part[0], part[-1], len(part), host)
+        self._store.add_blocks(packed)
         self._store.add_deliveries(rows)
+
+    def _take(
+        self,
+        subscription: int,
+        members: Sequence[int],
+        block: Block,
+        written: tuple[list[Kind], list[bytes]],
+        outcome: Outcome,
+    ) -> int:
+        """Hold as many of a new block's messages as there is room for; how many."""
+        current = self._current.get(subscription)
+        if current is None:
+            return 0
+        taken = 0 if current.due else max(0, min(len(members), self._room(current)))
+        current.due += len(members) - taken
+        current.held += taken
+        if taken:
+            kinds, bodies = written
+            seqs = members[:taken]
+            if len(block.kinds) == 1:
+                arrival = Arrival(seqs, [kinds[0].topic] * taken, bodies[:taken])
+            else:
+                at = [seq - block.first for seq in seqs]
+                arrival = Arrival(seqs, [kinds[each].topic for each in at], [bodies[each] for each in at])
+            outcome.arrivals.append((current.reader, arrival))
+        return taken
 
     def _full(self) -> QueueFull:
         return QueueFull(
@@ -667,13 +770,12 @@ class Writer:
             if not current.due or not is_worth_it:
                 continue
             limit = min(room, _CLAIMED)
-            claimed, spoilt = self._store.claim(current.reader.id, self._host, limit)
-            is_last = len(claimed) + len(spoilt) < limit
-            current.due = 0 if is_last else max(1, current.due - len(claimed) - len(spoilt))
-            current.held += len(claimed)
-            self._claims_more = self._claims_more or (not is_last and room > limit)
-            if claimed:
-                outcome.arrivals.append((current.reader, claimed))
+            arrivals, spoilt, is_more = self._store.claim(current.reader.id, self._host, limit)
+            claimed = sum(len(arrival.seqs) for arrival in arrivals)
+            current.due = max(1, current.due - claimed - len(spoilt)) if is_more else 0
+            current.held += claimed
+            self._claims_more = self._claims_more or (is_more and room > limit)
+            outcome.arrivals += [(current.reader, arrival) for arrival in arrivals]
             for seq in spoilt:
                 logger.error(
                     "message %d for %s is damaged and set aside in %s; see: echo-core store check",
@@ -682,8 +784,8 @@ class Writer:
                     self._settings.path,
                 )
 
-    def _sweep(self) -> None:
-        if self._unswept >= _SWEEP_AFTER or (self._unswept and not self._publications):
+    def _sweep(self, *, has_time: bool) -> None:
+        if self._unswept >= _SWEEP_AFTER or (self._unswept and has_time):
             cutoff = self._time_ns() - int(self._settings.retain_s * 1e9)
             if self._settings.retain_s and self._store.used_bytes() > self._settings.retain_bytes:
                 cutoff = self._time_ns()
@@ -705,6 +807,12 @@ def _no_subscriber(name: str) -> TransportError:
     return TransportError(f"nobody ever subscribed as {name!r}", fix="activate the plugin, and run it once")
 
 
-def _drained(queue: deque[T]) -> list[T]:
-    """All that is in the queue; the other side may go on appending meanwhile."""
-    return [queue.popleft() for _ in range(len(queue))]
+def _by_subscription(seqs: Mapping[Reader, list[int]]) -> dict[int, list[int]]:
+    """By the readers' subscriptions, of which several readers may have the same one."""
+    found: dict[int, list[int]] = {}
+    for reader, some in seqs.items():
+        if reader.id in found:
+            found[reader.id] = found[reader.id] + some
+        else:
+            found[reader.id] = some
+    return found

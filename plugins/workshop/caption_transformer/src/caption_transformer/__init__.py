@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from caption_transformer.layout import Limits, divide, set_lines
 from caption_transformer.timing import schedule
 from caption_transformer.words import break_costs, milliseconds, width, words_of
 from echo_core import BaseMessage, PluginContext, Transformer
+
+_CARRIED: Final = ("transcript", "edition", "segment", "language")
 
 
 class _Screen(NamedTuple):
@@ -17,13 +19,16 @@ class _Screen(NamedTuple):
     before: int
     """Until when captions were shown before that segment's."""
     until: int
+    start: float
+    """When that segment begins."""
 
 
 class CaptionTransformer(Transformer):
     """Makes captions of each segment at once, and publishes them; it holds no text back.
 
     So nothing is lost when it stops between two segments. What it remembers is until when the last
-    caption of a language is shown; a segment that comes twice gets the same captions twice.
+    caption of a language is shown; a segment that comes twice gets the same captions twice, and one that
+    comes again after later ones has its own time.
     """
 
     def __init__(self) -> None:
@@ -66,14 +71,15 @@ class CaptionTransformer(Transformer):
         parts = divide(words, costs, words[-1].end if next_start is None else next_start, limits)
         screen = self._screen(segment)
         times = schedule(parts, not_before=screen.before, next_start=next_start, limits=limits)
-        self._screens[_track(segment)] = screen._replace(until=times[-1].end)
+        if not self._is_past(segment):
+            self._screens[_track(segment)] = screen._replace(until=times[-1].end)
 
         captions = []
         first_word = itertools.accumulate(map(len, parts), initial=0)
         for number, (part, shown, at) in enumerate(zip(parts, times, first_word, strict=False), 1):
             caption = {
                 "caption": f"{segment['segment']}.{number}",
-                **{key: segment[key] for key in ("transcript", "segment", "language")},
+                **{key: segment[key] for key in _CARRIED if key in segment},
                 "speaker": segment.get("speaker", ""),
                 "start": shown.start / 1000,
                 "end": shown.end / 1000,
@@ -88,12 +94,17 @@ class CaptionTransformer(Transformer):
 
     def _screen(self, segment: Mapping[str, Any]) -> _Screen:
         """What was shown before this segment, also if the segment comes a second time."""
-        last = self._screens.get(_track(segment))
-        if last is None:
-            return _Screen(segment["segment"], 0, 0)
+        last, start = self._screens.get(_track(segment)), segment["start"]
+        if last is None or self._is_past(segment):
+            return _Screen(segment["segment"], 0, 0, start)
         if last.segment == segment["segment"]:
             return last
-        return _Screen(segment["segment"], last.until, last.until)
+        return _Screen(segment["segment"], last.until, last.until, start)
+
+    def _is_past(self, segment: Mapping[str, Any]) -> bool:
+        """Whether later ones were shown already: it comes again after a crash, and moves nothing."""
+        last = self._screens.get(_track(segment))
+        return last is not None and segment["start"] < last.start
 
     def _record(self, language: str, speed: float, delay_ms: int) -> None:
         attributes = {"language": language}

@@ -1,9 +1,11 @@
 """Reads a transcript and publishes its segments, at full speed or in real time."""
 
 import asyncio
+import hashlib
+import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +18,11 @@ _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 class TranscriptSource(Source):
-    """Publishes the segments of the transcript at `path`, then one `complete` message a language."""
+    """Publishes the segments of the transcript at `path`, then one `complete` message a language.
+
+    Its state is how many of these are published: after a crash it goes on there, unless the transcript is
+    another by then.
+    """
 
     def __init__(
         self,
@@ -25,14 +31,16 @@ class TranscriptSource(Source):
     ) -> None:
         self._sleep = sleep
         self._monotonic = monotonic
-        self._segments: list[dict[str, Any]] = []
+        self._edition = ""
+        self._outputs: list[dict[str, Any]] = []
 
     async def init(self, context: PluginContext) -> None:
         """Read the whole transcript; what cannot be read is refused here, before anything is published."""
         await super().init(context)
-        self._transcript, self._segments = await context.run_blocking(self._read)
+        self._edition, self._outputs = await context.run_blocking(self._read)
 
     def _read(self) -> tuple[str, list[dict[str, Any]]]:
+        """What is to be published, and its edition: a digest, and when the file was last changed."""
         config = self.context.config
         if not config["path"]:
             raise PluginError(
@@ -52,30 +60,46 @@ class TranscriptSource(Source):
         if not segments:
             logger.warning("%s holds no segments", path)
         logger.info("%s: %s, %d segments, %d faults", path, found.kind, len(segments) - faults, faults)
-        return path.stem, segments
+        outputs = [*segments, *_endings(path.stem, segments)]
+        content = hashlib.blake2b(json.dumps(outputs).encode(), digest_size=6).hexdigest()
+        return f"{content}-{path.stat().st_mtime_ns:x}", outputs
 
     async def produce(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the segments in order of time; with a `speed`, each when it has been spoken."""
-        languages = dict.fromkeys(
-            segment["language"]
-            for segment in self._segments
-            if is_timed(segment) and _LANGUAGE.fullmatch(str(segment["language"]))
-        )
-        wait = self._pace()
-        for segment in self._segments:
-            await wait(segment)
-            self.context.record_counter("transcript.segments", attributes={"faulty": "fault" in segment})
-            yield segment
-        for language in languages:
-            yield {"transcript": self._transcript, "language": language, "complete": True}
+        state = self.context.state
+        if _content(state.get("edition", "")) != _content(self._edition):
+            state.update(edition=self._edition, next=0)
+        begins = state["next"]
+        if begins:
+            self._say_where(begins)
+        wait = self._pace(self._outputs[begins:] if begins else ())
+        for number, output in enumerate(self._outputs[begins:], begins + 1):
+            if "complete" not in output:
+                await wait(output)
+                self.context.record_counter("transcript.segments", attributes={"faulty": "fault" in output})
+            state["next"] = number
+            yield {**output, "edition": state["edition"]}
 
-    def _pace(self) -> Callable[[dict[str, Any]], Awaitable[None]]:
-        """Waits until a segment has been spoken, counted from now and from the transcript's time 0.
+    def _say_where(self, begins: int) -> None:
+        path, count, logger = self.context.config["path"], len(self._outputs), self.context.logger()
+        if begins < count:
+            logger.info("%s: goes on after %d of %d messages", path, begins, count)
+            return
+        logger.warning(
+            "%s was published whole, and is not published again; to start over: echo-core state reset %s",
+            path,
+            self.context.plugin_name,
+        )
+
+    def _pace(self, rest: Sequence[dict[str, Any]]) -> Callable[[dict[str, Any]], Awaitable[None]]:
+        """Waits until a segment has been spoken, counted from now, and from where the `rest` begins.
 
         A segment that claims to last longer than a minute is taken to have been spoken after one: a wrong
         end must not hold back everything that comes after it.
         """
         speed, began = self.context.config["speed"], self._monotonic()
+        if speed:
+            began -= next((each["start"] for each in rest if is_timed(each)), 0.0) / speed
 
         async def wait(segment: dict[str, Any]) -> None:
             if speed and is_timed(segment):
@@ -85,6 +109,21 @@ class TranscriptSource(Source):
                     await self._sleep(ahead)
 
         return wait
+
+
+def _content(edition: str) -> str:
+    """What is the same however often the same is written."""
+    return edition.partition("-")[0]
+
+
+def _endings(transcript: str, segments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One for each language."""
+    languages = dict.fromkeys(
+        segment["language"]
+        for segment in segments
+        if is_timed(segment) and _LANGUAGE.fullmatch(str(segment["language"]))
+    )
+    return [{"transcript": transcript, "language": language, "complete": True} for language in languages]
 
 
 def create_plugin() -> TranscriptSource:

@@ -22,6 +22,9 @@ class WebvttSink(Sink, blocking=True):
         """Add a caption, or finish the file with the end of its transcript."""
         data: dict[str, Any] = message.data
         file = self._file(data)
+        if not file.belongs(data.get("edition", "")):
+            self.context.logger().warning("%s: a caption of an earlier edition comes too late", file.path)
+            return
         if data.get("complete"):
             file.complete()
             self.context.logger().info("%s: %d captions", file.path, len(file))

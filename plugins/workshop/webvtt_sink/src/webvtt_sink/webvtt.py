@@ -1,28 +1,56 @@
 """Captions as WebVTT text (W3C, https://www.w3.org/TR/webvtt1/, section 4)."""
 
 import html
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
+
+_TIMES: Final = re.compile(r"(\d+):(\d\d):(\d\d\.\d\d\d) --> (\d+):(\d\d):(\d\d\.\d\d\d)")
 
 
-def render(captions: Iterable[Mapping[str, Any]]) -> str:
-    """A WebVTT file with the captions in the order of their times."""
-    blocks = [_cue(caption) for caption in sorted(captions, key=_times)]
-    return "\n\n".join(["WEBVTT", *blocks]) + "\n"
+class Cue(NamedTuple):
+    """One caption as it stands in the file."""
+
+    start: float
+    end: float
+    block: str
+    """Identifier, times and text."""
 
 
-def _times(caption: Mapping[str, Any]) -> tuple[float, float]:
-    return caption["start"], caption["end"]
+def render(cues: Iterable[Cue]) -> str:
+    """A WebVTT file with the cues in the order of their times."""
+    return "\n\n".join(["WEBVTT", *(cue.block for cue in sorted(cues, key=_times))]) + "\n"
 
 
-def _cue(caption: Mapping[str, Any]) -> str:
+def read_cues(text: str) -> dict[str, Cue]:
+    """What `render` made, by identifier."""
+    cues = {}
+    for block in text.removesuffix("\n").split("\n\n")[1:]:
+        name, _, rest = block.partition("\n")
+        if times := _TIMES.match(rest):
+            hours, minutes, seconds, *end = times.groups()
+            cues[name] = Cue(_seconds(hours, minutes, seconds), _seconds(*end), block)
+    return cues
+
+
+def _seconds(hours: str, minutes: str, seconds: str) -> float:
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _times(cue: Cue) -> tuple[float, float]:
+    return cue.start, cue.end
+
+
+def cue_of(caption: Mapping[str, Any]) -> Cue:
+    """How the caption is written."""
     lines = [_escape(line) for line in caption["text"].split("\n") if line.strip()]
     text = "\n".join(lines)
     if caption.get("speaker"):
         # The name ends at ">" and at the end of the line, whatever it is.
         text = f"<v {_escape(' '.join(caption['speaker'].split()))}>{text}</v>"
-    times = f"{timestamp(caption['start'])} --> {timestamp(caption['end'])}"
-    return f"{_identifier(caption['caption'])}\n{times}\n{text}"
+    start, end = caption["start"], caption["end"]
+    times = f"{timestamp(start)} --> {timestamp(end)}"
+    return Cue(start, end, f"{identifier(caption['caption'])}\n{times}\n{text}")
 
 
 def _escape(text: str) -> str:
@@ -30,7 +58,7 @@ def _escape(text: str) -> str:
     return html.escape(text, quote=False).replace("\0", "\ufffd")
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
     """One line without an arrow."""
     return " ".join(name.split()).replace("-->", "-")
 

@@ -1,0 +1,2 @@
+cdef class LazyContext(dict):
+    cpdef _fill(self)
