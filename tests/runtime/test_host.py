@@ -492,20 +492,6 @@ def test_a_plugin_that_swallows_its_cancellation_holds_up_nobody(tmp_path: Path,
     run(scenario())
 
 
-@pytest.mark.parametrize("method", ["init", "shutdown"])
-def test_who_blocks_the_loop_while_it_starts_or_stops_is_named(
-    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def block(*_: Any) -> None:
-        time.sleep(0.3)  # noqa: ASYNC251  (that is the fault)
-
-    world, odd = World(tmp_path, blocked_after_s=0.05), Handler()
-    setattr(odd, method, block)
-    world.add(odd, manifest("odd", hears=("raw",)))
-    run(world.run())
-    assert "odd blocks the event loop" in caplog.text
-
-
 def test_what_an_error_says_is_kept_up_to_a_length(tmp_path: Path) -> None:
     def fail(message: BaseMessage) -> ProcessingStatus:
         if message.data == 0:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -488,6 +489,21 @@ def test_what_blocks_the_loop_is_named_with_its_stack_while_it_does(
     assert "it blocked the event loop for" in event.reason
 
 
+@pytest.mark.parametrize("method", ["init", "shutdown"])
+def test_who_blocks_the_loop_while_it_starts_or_stops_is_named(
+    tmp_path: Path, method: str, watchdog_log: Told
+) -> None:
+    async def block(*_: Any) -> None:
+        watchdog_log.told.wait(20)
+
+    world, odd = World(tmp_path, blocked_after_s=0.05), Handler()
+    setattr(odd, method, block)
+    world.add(odd, manifest("odd", hears=("raw",)))
+    asyncio.run(world.run())
+    (record,) = watchdog_log.found("in block")
+    assert "odd blocks the event loop" in record
+
+
 def test_a_task_of_a_plugins_own_that_blocks_the_loop_is_told_by_its_code(
     tmp_path: Path, watchdog_log: Told
 ) -> None:
@@ -506,14 +522,16 @@ def test_a_busy_loop_that_lets_others_run_is_not_blocked(tmp_path: Path, watchdo
     assert watchdog_log.records == []
 
 
+def look_while_it_waits(watchdog: Watchdog, loop_thread: int) -> None:
+    while not stacks.is_waiting(stacks.frames_of_thread(loop_thread)):
+        time.sleep(0)
+    watchdog._beat -= 2e6
+    watchdog._check()
+
+
 def test_a_loop_that_has_nothing_to_do_is_not_told_as_blocked() -> None:
     """Its beat is late where the machine did something else, or slept."""
     looked: list[object] = []
-
-    def look_while_it_waits(watchdog: Watchdog, loop_thread: int) -> None:
-        while not stacks.is_waiting(stacks.frames_of_thread(loop_thread)):
-            time.sleep(0)
-        watchdog._look_into(watchdog._beat)
 
     async def scenario() -> None:
         watchdog = Watchdog(1e6, lambda frames: looked.append(frames))
@@ -526,3 +544,35 @@ def test_a_loop_that_has_nothing_to_do_is_not_told_as_blocked() -> None:
 
     asyncio.run(scenario())
     assert looked == []
+
+
+def test_a_late_beat_that_was_nobodys_fault_hides_no_plugin_that_blocks_the_loop_after_it(
+    watchdog_log: Told,
+) -> None:
+    plugin: Any = SimpleNamespace(name="blocker", about=None)
+    owners = [None, None, plugin, plugin]
+
+    def look_while_it_blocks(watchdog: Watchdog) -> None:
+        def look() -> None:
+            for _ in range(4):
+                watchdog._check()
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        looking.join()
+
+    async def scenario() -> None:
+        watchdog = Watchdog(1e6, lambda frames: owners.pop(0))
+        watchdog.start()
+        try:
+            await asyncio.to_thread(look_while_it_waits, watchdog, threading.get_ident())
+            look_while_it_blocks(watchdog)
+            caught = watchdog.beat()
+        finally:
+            watchdog.stop()
+        assert caught is not None
+        assert caught.owner is plugin
+
+    asyncio.run(scenario())
+    assert [record.partition(" ")[0] for record in watchdog_log.records] == ["something", "blocker"]
+    assert owners == [plugin]  # nobody looks any more

@@ -37,6 +37,8 @@ class Watchdog:
         self._owner_of = owner_of
         self._loop_thread = 0
         self._beat = 0.0
+        self._told: tuple[float, PluginSlot | None] = (0.0, None)
+        """The last beat whose successor was missing, and whose fault that was."""
         self._caught: tuple[PluginSlot | None, str] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -62,21 +64,28 @@ class Watchdog:
         return Blocked(caught[0], self._beat - before, caught[1]) if caught is not None else None
 
     def _watch(self) -> None:
-        seen = 0.0
         while not self._stop.wait(self._limit_s / 4):
-            beat = self._beat
-            if monotonic() - beat < self._limit_s or beat == seen:
-                continue
-            seen = beat  # once for each time that it stands still
+            self._check()
+
+    def _check(self) -> None:
+        """Look where the loop is if its beat is late: again and again, until a plugin is caught.
+
+        At first a beat may be late because the machine did something else, or the host did; a plugin can
+        still block the loop before the next beat.
+        """
+        beat = self._beat
+        is_named = self._told[0] == beat and self._told[1] is not None
+        if monotonic() - beat >= self._limit_s and not is_named:
             self._look_into(beat)
 
     def _look_into(self, beat: float) -> None:
         frames = stacks.frames_of_thread(self._loop_thread)
-        if stacks.is_waiting(frames):  # the machine did something else meanwhile, or slept
+        if stacks.is_waiting(frames):
             return
         owner, own = self._owner_of(frames), stacks.own_frames(frames)
-        if beat != self._beat:  # it went on meanwhile
+        if beat != self._beat or self._told == (beat, owner):  # it went on meanwhile, or this is known
             return
+        self._told = (beat, owner)
         self._caught = (owner, stacks.place(own or frames))
         logger.error(
             "%s blocks the event loop: nothing else has run for %.1f s\n%s",
