@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic, sleep, thread_time
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -55,7 +55,7 @@ def handle(telemetry: TelemetryContext, count: int, prefix: str = "m") -> None:
             pass
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 50.0) -> None:
     end = monotonic() + timeout_s
     waiting = threading.Event()
     while not condition():
@@ -87,19 +87,21 @@ def test_spans_arrive_once_a_backend_that_answered_badly_comes_to_its_senses(
 
 
 def test_a_slow_backend_delays_nobody_but_itself(engine: Engine) -> None:
-    pause = threading.Event()
+    answer_now = threading.Event()
 
     def slowly(connection: socket.socket) -> None:
-        pause.wait(0.05)
+        answer_now.wait(100)
         http_answer()(connection)
 
     with faulty(slowly) as backend:
-        told = {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"}
+        told = {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100", "OTEL_EXPORTER_OTLP_TIMEOUT": "600"}
         with reporting(engine, backend.endpoint, **told) as telemetry:
-            begin = thread_time()
             handle(telemetry, 500)
-            assert thread_time() - begin < 0.5
-            wait_until(lambda: telemetry.health().traces.exported == 500)
+            assert backend.arrived.acquire(timeout=50)
+            handle(telemetry, 500)  # while the backend is at the first
+            assert telemetry.health().traces.exported == 0
+            answer_now.set()
+            wait_until(lambda: telemetry.health().traces.exported == 1_000)
             assert telemetry.health().traces.dropped == 0
 
 
@@ -155,7 +157,7 @@ def test_a_backend_that_was_away_is_reported_to_again(
 def test_a_hundred_thousand_messages_at_a_dead_backend_cost_no_memory_and_end_in_time(engine: Engine) -> None:
     """Check 19: the messages go on, memory is bounded, drops are counted, the end keeps its deadline."""
     count = 100_000 if engine == "fast" else 5_000
-    told = {"OTEL_BSP_MAX_QUEUE_SIZE": "2000", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    told = {"OTEL_BSP_MAX_QUEUE_SIZE": "2000", "OTEL_EXPORTER_OTLP_TIMEOUT": "600"}
     with reporting(engine, f"http://127.0.0.1:{free_port()}", **told) as telemetry:
         handle(telemetry, count)
         health = telemetry.health().traces
@@ -163,7 +165,7 @@ def test_a_hundred_thousand_messages_at_a_dead_backend_cost_no_memory_and_end_in
         assert health.dropped + health.failed > 0  # which of them depends on how soon the exporter gives up
         begin = monotonic()
         assert not telemetry.shutdown(1.0)
-        assert monotonic() - begin < 5  # room for a busy machine
+        assert monotonic() - begin < 50  # and not the minutes of an exporter left to itself
     # What the exporting thread was writing when it was given up is counted as soon as that thread gets there.
     end = monotonic() + 10
     while accounted(telemetry.health().traces) != count and monotonic() < end:

@@ -183,7 +183,7 @@ def test_a_backend_that_hangs_is_left_at_the_deadline(backend: Backend, sender: 
     backend.answer = hang
     begin = monotonic()
     assert sender().attempt(b"", begin + 0.2).outcome == "retry"
-    assert 0.15 < monotonic() - begin < 5  # where nothing ends it, it hangs for ever
+    assert 0.15 < monotonic() - begin < 60  # where nothing ends it, it hangs for ever
     released.set()
 
 

@@ -16,6 +16,11 @@ from support.ports import free_port
 from telemetry.conftest import Start
 from telemetry.test_setup import run_alone
 
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "600"}
+"""An exporter that is left to itself goes on for ten minutes."""
+AT_ONCE_S = 50
+"""A second and a little on a machine that is busy, and far less than that."""
+
 
 def nobody_listens() -> str:
     return f"http://127.0.0.1:{free_port()}"
@@ -86,7 +91,7 @@ def test_a_dead_backend_does_not_hold_the_end_beyond_the_deadline(
     way: str, start: Start, protocol: str, receiver: OtlpReceiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": nobody_listens()} if way == "gone" else {}
-    telemetry = start(protocol, environ=environ)
+    telemetry = start(protocol, environ=environ | PATIENT)
     if way == "hanging":
         receiver.hang()
     if way == "busy":
@@ -95,7 +100,7 @@ def test_a_dead_backend_does_not_hold_the_end_beyond_the_deadline(
 
     begin = monotonic()
     assert not telemetry.shutdown(1.0)
-    assert monotonic() - begin < 5  # an exporter left to itself goes on for 10 s
+    assert monotonic() - begin < AT_ONCE_S
     health = telemetry.health()
     assert health.traces.failed + health.traces.dropped == 1_500
     assert health.metrics.failed + health.metrics.dropped >= 1
@@ -105,12 +110,12 @@ def test_a_dead_backend_does_not_hold_the_end_beyond_the_deadline(
 
 
 def test_all_signals_share_one_deadline(start: Start, receiver: OtlpReceiver) -> None:
-    telemetry = start()
+    telemetry = start(environ=PATIENT)
     report(telemetry, 1)
     receiver.hang()
     begin = monotonic()
-    assert not telemetry.flush(0.5)
-    assert 0.4 < monotonic() - begin < 5  # a request left to itself takes 10 s
+    assert not telemetry.flush(3.0)
+    assert 2.9 < monotonic() - begin < AT_ONCE_S
     assert receiver.requests == 3  # none waited for another
 
 
@@ -150,9 +155,9 @@ for _ in range(2_000):
         plugin.record_counter("x")
 """
     begin = monotonic()
-    ended = run_alone(script, OTEL_EXPORTER_OTLP_ENDPOINT=nobody_listens())
+    ended = run_alone(script, OTEL_EXPORTER_OTLP_ENDPOINT=nobody_listens(), **PATIENT)
     assert ended.returncode == 0
-    assert monotonic() - begin < 9  # an exporter left to itself goes on for 10 s
+    assert monotonic() - begin < AT_ONCE_S
     lines = ended.stderr.splitlines()
     assert len(lines) <= 3
     assert all(line.startswith("telemetry: ") for line in lines)
