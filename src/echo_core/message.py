@@ -1,6 +1,7 @@
 """The message: an immutable value that carries its lineage and its trace."""
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -39,6 +40,9 @@ REPEATABLE: Final = "0ec"
 """The 12 bits after the version of an id that is made again: by chance 1 in 4,096 others have them too."""
 
 
+_UUID7: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
 def id_from(origin: str, *parts: bytes) -> str:
     """The same id whenever it is made from the same: from `origin`, a UUIDv7 as text, and the parts.
 
@@ -56,6 +60,10 @@ def id_from(origin: str, *parts: bytes) -> str:
 def is_repeatable(message_id: str) -> bool:
     """Whether it was made by `id_from`: then what is made from its message should be, too."""
     return message_id.startswith(REPEATABLE, 15)
+
+
+REPLAYED: Final = "echo-replayed"
+"""Key in `BaseMessage.trace_context` of a message that was replayed: how often, as text."""
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -120,6 +128,14 @@ class BaseMessage(msgspec.Struct, frozen=True, kw_only=True):
     def time(self) -> datetime:
         """`timestamp` for people."""
         return datetime.fromtimestamp(self.timestamp / 1e9, tz=UTC)
+
+
+def with_time(message: BaseMessage) -> str:
+    """The message's id for `id_from`: one that is no UUIDv7 has the message's time put before it."""
+    if _UUID7.fullmatch(message.id):
+        return message.id
+    moment = f"{message.timestamp // 1_000_000:012x}"
+    return f"{moment[:8]}-{moment[8:12]}-{message.id}"
 
 
 def parent_ids(receipts: tuple[Receipt, ...]) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""Processes that replay dead letters are killed: no letter is lost, and none goes before it was accepted."""
+"""Processes that replay dead letters are killed: no letter is lost, and none goes before it was accepted.
+
+What is sent twice for that has the id that it had, and so has what a plugin makes of it.
+"""
 
 import asyncio
 import contextlib
@@ -10,11 +13,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from echo_core import BaseMessage, Transformer
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.replay import _BATCH
 from echo_core.workshop.initialise import init
 from echo_core.workspace import Workspace
+from runtime.hosting import Handler, World, manifest
 from support.letters import letter
 from support.stores import messages_due, rows, store_at
 
@@ -69,3 +75,22 @@ def test_every_letter_is_replayed_though_who_replays_is_killed_again_and_again(t
     twice = sum(count - 1 for count in times.values())
     print(f"{LETTERS:,} letters, {kills} kills: each replayed, {twice} twice")
     assert twice <= kills * _BATCH
+    came = handled(tmp_path, workspace)
+    assert len(came) == LETTERS + twice
+    assert len({message.id for message in came}) == LETTERS
+    assert {message.data for message in came} == set(range(LETTERS))
+
+
+class Relay(Transformer):
+    async def transform(self, message: BaseMessage) -> Any:
+        return message.data
+
+
+def handled(folder: Path, workspace: Workspace) -> list[BaseMessage]:
+    """What reaches a sink behind the plugin that the letters were replayed to."""
+    world = World(folder, transport=store_at(workspace.state / "messages.sqlite"))
+    sink = Handler()
+    world.add(Relay(), manifest("worker", hears=("work.#",), says=("made",)))
+    world.add(sink, manifest("sink", hears=("made",)))
+    asyncio.run(world.run())
+    return sink.seen

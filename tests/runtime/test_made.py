@@ -6,15 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from echo_core import BaseMessage, Many, Source, Transformer
+from echo_core.message import REPLAYED, new_id
 from echo_core.runtime.checkpoints import CheckpointStore, checkpoint
+from echo_core.runtime.dead_letters import ReplayWish
 from echo_core.runtime.made import Made
+from echo_core.runtime.settings import Tier
 from echo_core.runtime.source_state import EMPTY
-from runtime.hosting import Handler, World, manifest
+from runtime.hosting import FAST_RETRIES, Handler, World, manifest
 from runtime.isolation.tiers import TIERS, Tiers
+from support.letters import letter
 
 GENERATION = "019abd00-0000-7000-8000-000000000000"
 
@@ -120,6 +125,60 @@ def test_it_is_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
         found.append(sorted(set(ids(end.seen))))
     assert len(found[0]) == 12
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_it_is_the_same_of_dead_letters_that_are_replayed_twice(
+    tmp_path: Path, tier: Tier, batch_size: int
+) -> None:
+    code = """
+        from echo_core import Many, Plugin, ProcessingStatus
+
+        class Splits(Plugin):
+            async def process_message(self, topic, message):
+                await self.context.publish("made", "alone")
+                await self.context.publish_batch("made", [message.data, "same", "same"])
+                return ProcessingStatus.FORWARD("made", message)
+
+            async def process_batch(self, topics, messages):
+                raise AssertionError("what is replayed is handled alone")
+
+        def create_plugin():
+            return Splits()
+    """
+    tiers, end = Tiers(tmp_path, tier), Handler()
+    delivery = FAST_RETRIES | {"batch_size": batch_size}
+    tiers.add(code, "middle", subscriptions=["raw"], publications=["made"], delivery=delivery)
+    last = Handler()
+
+    async def publish(message: BaseMessage) -> None:
+        await last.context.publish("last", message.data)
+
+    last.handle = publish
+    tiers.world.add(last, manifest("last", hears=("made",), says=("last",)))
+    tiers.world.add(end, manifest("end", hears=("made", "last")))
+    kept = [letter(number, plugin="middle", topic="raw") for number in range(3)]
+    tiers.world.dead_letters.add([*kept, *kept])  # as where who replays was killed in between
+    tiers.world.dead_letters.jobs.add(ReplayWish())
+    asyncio.run(tiers.world.run())
+    assert set(Counter(ids(end.seen)).values()) == {2}
+    assert len(set(ids(end.seen))) == 3 * 5 * 2
+
+
+def test_what_is_replayed_has_an_id_made_of_its_own_whatever_that_looks_like() -> None:
+    def made(message_id: str, **more: Any) -> str:
+        message = BaseMessage(
+            id=message_id, timestamp=1_764_000_000_000 * 10**6, source="any", trace_context={REPLAYED: "1"}
+        )
+        return Made("one").id(message, "topic", more)
+
+    own = new_id()
+    assert made(own) == made(own) != made(new_id())
+    assert made(own)[:13] == own[:13]
+    assert made("order 17") == made("order 17") != made("order 18")
+    assert made("order 17").startswith("019ab697-e800-70ec-")
+    assert UUID(made("order 17")).version == 7
 
 
 def test_what_is_made_of_it_otherwise_has_another_id() -> None:

@@ -14,11 +14,10 @@ import pytest
 from common_telemetry.testing import InMemoryTelemetry
 from echo_core import BaseMessage, ProcessingStatus
 from echo_core.errors import MessageError, NotFound
-from echo_core.message import encode, new_id
+from echo_core.message import REPLAYED, encode, new_id
 from echo_core.runtime.clock import SystemClock
 from echo_core.runtime.dead_letters import (
     MOST_REPLAYS,
-    REPLAYED,
     DeadLetterError,
     DeadLetterStore,
     ReplayJob,

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from common_telemetry import ProcessScope
 from echo_core.errors import PluginError, TransportClosed
 from echo_core.manifest import Manifest
-from echo_core.message import BaseMessage
+from echo_core.message import REPLAYED, BaseMessage
 from echo_core.plugin import Answer, Outcome, Plugin, ProcessingStatus
 from echo_core.runtime.context import BatchInHand, HostContext, message_in_hand
 from echo_core.runtime.dead_letters import Attempt
@@ -44,7 +44,8 @@ BatchHandler: TypeAlias = Callable[[Sequence[str], Sequence[BaseMessage]], Await
 class BatchLane(Lane):
     """A lane that takes up to `delivery.batch_size` messages at a time.
 
-    A message that was delivered before is handled alone: it may be what ended the host the last time.
+    A message that was delivered before is handled alone: it may be what ended the host the last time. So is
+    one that is replayed: it may be there twice, and has a trace of its own.
     """
 
     def __init__(self, slot: PluginSlot, context: HostContext, *args: Any, **kwargs: Any) -> None:
@@ -110,7 +111,11 @@ class BatchLane(Lane):
         """
         taken = self._taken
         fresh = list(taken)
-        if self._tried or [delivery.attempt for delivery in fresh].count(1) < len(fresh):
+        if (
+            self._tried
+            or [delivery.attempt for delivery in fresh].count(1) < len(fresh)
+            or True in [REPLAYED in delivery.message.trace_context for delivery in fresh]
+        ):
             fresh = list(itertools.takewhile(self._is_fresh, fresh))
         self._in_hand = len(fresh) or 1
         if fresh:
@@ -131,7 +136,11 @@ class BatchLane(Lane):
         return is_dead
 
     def _is_fresh(self, delivery: Delivery) -> bool:
-        return delivery.attempt == 1 and id(delivery) not in self._tried
+        return (
+            delivery.attempt == 1
+            and id(delivery) not in self._tried
+            and REPLAYED not in delivery.message.trace_context
+        )
 
     async def _handle_failed(self, failed: Sequence[tuple[Delivery, Failure]], scope: ProcessScope) -> bool:
         """Try each of them again, alone and in order. Returns whether the last was dead-lettered."""

@@ -24,6 +24,7 @@ from echo_core.errors import PluginError, PublishRefused, StateError, TransportE
 from echo_core.manifest import Manifest
 from echo_core.message import (
     REPEATABLE,
+    REPLAYED,
     BaseMessage,
     Receipt,
     derived_receipts,
@@ -60,6 +61,9 @@ class BatchInHand:
     """Several messages that are being handled together; what is published meanwhile is made from all."""
 
     __slots__ = ("_messages", "_receipts", "at")
+
+    trace_context: Final[Mapping[str, str]] = {}
+    """Of none of them: what is marked as replayed is handled alone."""
 
     def __init__(self, messages: Sequence[BaseMessage]) -> None:
         self._messages = messages
@@ -201,7 +205,8 @@ class HostContext:
             return self._publish_message(topic, data, parent)
         if parent is None:
             return self._send(topic, self._first_id(topic, data), data, "", ())
-        repeats = parent.id.startswith(REPEATABLE, 15)  # `is_repeatable`, without a call
+        # `is_repeatable`, without a call.
+        repeats = parent.id.startswith(REPEATABLE, 15) or REPLAYED in parent.trace_context
         message_id = self.made.id(_origin(parent), topic, data) if repeats else new_id()
         return self._send(topic, message_id, data, "", parent.receipts_for_derived())
 

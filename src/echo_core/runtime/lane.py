@@ -18,14 +18,13 @@ from typing import Final, ParamSpec, TypeAlias, TypeVar
 
 from common_telemetry import MessageTelemetry, ProcessScope
 from echo_core.errors import MessageError, PluginError, TransportClosed
-from echo_core.message import BaseMessage, encode
+from echo_core.message import REPLAYED, BaseMessage, encode
 from echo_core.plugin import Outcome, Plugin, ProcessingStatus
 from echo_core.runtime import stacks
 from echo_core.runtime.circuit import Circuit
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.context import HostContext, message_in_hand
 from echo_core.runtime.dead_letters import (
-    REPLAYED,
     Attempt,
     DeadLetter,
     DeadLetterError,

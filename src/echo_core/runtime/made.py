@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from echo_core.message import BaseMessage, encode_data, id_from, is_repeatable, new_id, new_ids
+from echo_core.message import (
+    REPLAYED,
+    BaseMessage,
+    encode_data,
+    id_from,
+    is_repeatable,
+    new_id,
+    new_ids,
+    with_time,
+)
 
 _REMEMBERED: Final = 4_096
 """Messages of which it is known what was made from them: more than a plugin has in hand."""
@@ -13,8 +22,9 @@ class Made:
     """What one plugin makes: the same from the same message has the same id, however often it is made.
 
     So what is handled again after a crash or a failure is known again by whoever has seen it, down to the
-    last sink. It holds for what comes of a source that keeps its state, whose ids are repeatable; all else
-    has new ids. Equal data made of one message in one attempt is counted, so that each has its own.
+    last sink. It holds for what comes of a source that keeps its state, whose ids are repeatable, and for
+    dead letters that are replayed, twice where who does it is killed; all else has new ids. Equal data made
+    of one message in one attempt is counted, so that each has its own.
     """
 
     def __init__(self, plugin: str) -> None:
@@ -24,22 +34,26 @@ class Made:
 
     def id(self, origin: BaseMessage | None, topic: str, data: Any) -> str:
         """The id of a message that is made from `origin`, or from none."""
-        if origin is None or not is_repeatable(origin.id):
+        if origin is None:
             return new_id()
-        return self._repeatable(origin.id, topic.encode(), data)
+        if is_repeatable(origin.id):
+            return self._repeatable(origin.id, origin.id, topic.encode(), data)
+        if REPLAYED in origin.trace_context:
+            return self._repeatable(origin.id, with_time(origin), topic.encode(), data)
+        return new_id()
 
     def ids(self, origins: Sequence[BaseMessage | None], topic: str, data: Sequence[Any]) -> list[str]:
         """`id` for each, `data[i]` made from `origins[i]`; the first tells for all whether they repeat."""
         first = origins[0] if origins else None
-        if first is None or not is_repeatable(first.id):
+        if first is None or not (is_repeatable(first.id) or REPLAYED in first.trace_context):
             return new_ids(len(data))
         return [self.id(origin, topic, item) for origin, item in zip(origins, data, strict=True)]
 
-    def _repeatable(self, origin: str, topic: bytes, data: Any) -> str:
+    def _repeatable(self, origin: str, base: str, topic: bytes, data: Any) -> str:
         content = encode_data(data)
         if content is None:
             return new_id()
-        made = id_from(origin, self._plugin, topic, content)
+        made = id_from(base, self._plugin, topic, content)
         counts = self.counts.get(origin)
         if counts is None:
             if len(self.counts) >= _REMEMBERED:

@@ -16,10 +16,9 @@ from typing import Final, ParamSpec, TypeVar
 import msgspec
 
 from echo_core.errors import EchoCoreError
-from echo_core.message import BaseMessage
+from echo_core.message import REPLAYED, BaseMessage
 from echo_core.runtime.clock import Clock, SystemClock
 from echo_core.runtime.dead_letters import (
-    REPLAYED,
     DeadLetter,
     DeadLetterError,
     DeadLetterStore,

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from common_telemetry.testing import OtlpReceiver, ReceivedSpan
+from echo_core.runtime.dead_letters import DeadLetter, ReplayWish
 from runtime.hosting import Handler, Numbers, manifest
 from runtime.isolation.tiers import Tiers
+from support.letters import letter
 
 CODE = """
     import os
@@ -39,10 +41,14 @@ CODE = """
 """
 
 
-def host_and_receive(folder: Path, items: list[int]) -> tuple[OtlpReceiver, list[ReceivedSpan]]:
+def host_and_receive(
+    folder: Path, items: list[int], *letters: DeadLetter
+) -> tuple[OtlpReceiver, list[ReceivedSpan]]:
     with OtlpReceiver() as receiver:
         environ = receiver.environ()
         tiers = Tiers(folder, otel=environ)
+        tiers.world.dead_letters.add(letters)
+        tiers.world.dead_letters.jobs.add(ReplayWish())
         tiers.add(CODE, environ=environ)
         tiers.world.add(Numbers(items), manifest("feed", says=("in",), plugin_type="source"))
         tiers.world.add(Handler(), manifest("drain", hears=("out",)))
@@ -53,6 +59,14 @@ def host_and_receive(folder: Path, items: list[int]) -> tuple[OtlpReceiver, list
 
 def named(spans: list[ReceivedSpan], name: str, plugin: str = "subject") -> list[ReceivedSpan]:
     return [span for span in spans if span.name == name and span.attributes["plugin.name"] == plugin]
+
+
+def test_what_is_replayed_begins_a_trace_that_links_to_the_old_one(tmp_path: Path) -> None:
+    _, spans = host_and_receive(tmp_path, [], letter(0, plugin="subject", topic="in"))
+    (handled,) = named(spans, "process in")
+    (link,) = handled.links
+    assert (link.trace_id, handled.parent_span_id) == ("ab" * 16, "")
+    assert handled.trace_id != link.trace_id
 
 
 def test_a_trace_goes_through_the_process_and_on(tmp_path: Path) -> None:

@@ -6,14 +6,13 @@ file of `database`; `desk` is what command line and control API ask.
 
 from echo_core.runtime.dead_letters.database import FILE_NAME, DeadLetterError
 from echo_core.runtime.dead_letters.jobs import ReplayJob, ReplayJobs, ReplayWish
-from echo_core.runtime.dead_letters.letter import MOST_REPLAYS, REPLAYED, Attempt, DeadLetter, replays_of
+from echo_core.runtime.dead_letters.letter import MOST_REPLAYS, Attempt, DeadLetter, replays_of
 from echo_core.runtime.dead_letters.selection import Selection
 from echo_core.runtime.dead_letters.store import DeadLetterStore, Depth, Kind
 
 __all__ = [
     "FILE_NAME",
     "MOST_REPLAYS",
-    "REPLAYED",
     "Attempt",
     "DeadLetter",
     "DeadLetterError",

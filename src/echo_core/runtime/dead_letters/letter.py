@@ -6,12 +6,10 @@ from typing import Final
 import msgspec
 
 from echo_core.errors import MessageError
-from echo_core.message import BaseMessage, decode
+from echo_core.message import REPLAYED, BaseMessage, decode
 
 MOST_REPLAYS: Final = 3
 """A message that was replayed so often and is a dead letter again stays one, unless a replay is forced."""
-REPLAYED: Final = "echo-replayed"
-"""Key in `BaseMessage.trace_context` of a message that was replayed: how often, as text."""
 _LONGEST_KIND: Final = 200
 _VALUES: Final = (
     (re.compile(r"""(?<=['"]:\s)(['"])(?:(?!\1).)*\1"""), "…"),

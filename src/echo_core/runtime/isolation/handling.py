@@ -11,7 +11,7 @@ import msgspec
 from opentelemetry.trace import SpanContext
 
 from common_telemetry import ProcessScope
-from echo_core.message import BaseMessage
+from echo_core.message import REPLAYED, BaseMessage
 from echo_core.plugin import Answer, Outcome, ProcessingStatus
 from echo_core.runtime import lane
 from echo_core.runtime.batch import check_answers, forward, topic_of
@@ -92,7 +92,7 @@ class Lane:
             if epoch <= self._over:
                 continue
             began = monotonic()
-            if self._worker.batch_size > 1 and item.attempt == 1:
+            if self._worker.batch_size > 1 and _is_fresh(item):
                 results = await self._handle_batch([item, *self._others(epoch)])
             else:
                 results = [await self._handle(item)]
@@ -123,7 +123,7 @@ class Lane:
         """What may go into a batch with a message of that epoch, which was just taken."""
         queue = self._queue
         for _ in range(self._worker.batch_size - 1):
-            if not queue or queue[0][0] != epoch or queue[0][1].attempt != 1:
+            if not queue or queue[0][0] != epoch or not _is_fresh(queue[0][1]):
                 return
             yield queue.popleft()[1]
 
@@ -189,7 +189,10 @@ class Lane:
         message_in_hand.set(message)
         outputs = self._begin(seq, seq)
         previous = PreviousAttempt(item.topic, span_of(item.previous)) if item.previous else None
-        scope = worker.messages.process(item.topic, message, attempt=item.attempt, previous=previous)
+        is_replay = REPLAYED in message.trace_context
+        scope = worker.messages.process(
+            item.topic, message, attempt=item.attempt, previous=previous, replay=is_replay
+        )
         outcome, failure = wire.ACKNOWLEDGED, None
         with scope:
             try:
@@ -237,6 +240,11 @@ class Lane:
     def _uncancel(self) -> None:
         self._cancelled = ""
         self._task.uncancel()
+
+
+def _is_fresh(item: ReceivedItem) -> bool:
+    """Whether it may be handled with others: as `BatchLane` says."""
+    return item.attempt == 1 and REPLAYED not in item.message.trace_context
 
 
 class PreviousAttempt(ProcessScope):

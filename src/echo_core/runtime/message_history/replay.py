@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from echo_core.errors import EchoCoreError, NoHost, NotFound
-from echo_core.message import BaseMessage, decode
-from echo_core.runtime.dead_letters import REPLAYED, replays_of
+from echo_core.message import REPLAYED, BaseMessage, decode
+from echo_core.runtime.dead_letters import replays_of
 from echo_core.runtime.message_history.documents import MessagePath, Step
 from echo_core.runtime.message_history.door import history_path
 from echo_core.runtime.message_history.path import History
