@@ -258,7 +258,8 @@ SLOW = """
 
     class Slow(Sink):
         async def write(self, message):
-            await asyncio.sleep(0.01)
+            while message.data >= 100 and not os.path.exists("GO ON"):
+                await asyncio.sleep(0.01)
 
     class Hanging(Sink):
         async def write(self, message):
@@ -294,7 +295,9 @@ class Passing(Handler):
 
 def test_a_slow_consumer_has_a_bounded_queue_and_holds_up_nobody_else(tmp_path: Path) -> None:
     tiers, neighbour = Tiers(tmp_path), Handler()
-    tiers.add(SLOW.replace("CLASS", "Slow"), delivery={"queue_limit": 40, "lanes": 2})
+    go_on = tmp_path / "go on"
+    code = SLOW.replace("CLASS", "Slow").replace("GO ON", str(go_on))
+    tiers.add(code, delivery={"queue_limit": 40, "lanes": 2})
     tiers.world.add(Numbers(200), manifest("feed", says=("in",), plugin_type="source"))
     tiers.world.add(Numbers(2_000), manifest("other", says=("elsewhere",), plugin_type="source"))
     tiers.world.add(neighbour, manifest("neighbour", hears=("elsewhere",)))
@@ -310,6 +313,7 @@ def test_a_slow_consumer_has_a_bounded_queue_and_holds_up_nobody_else(tmp_path: 
             most["queue"] = max(most["queue"], subject.queue)
             if len(neighbour.seen) == 2_000:
                 done_at.setdefault("neighbour", subject.processed)
+                go_on.touch()  # what is slow goes on when the neighbour has everything, and not before
             await asyncio.sleep(0.002)
 
     async def main() -> None:
@@ -322,7 +326,7 @@ def test_a_slow_consumer_has_a_bounded_queue_and_holds_up_nobody_else(tmp_path: 
     assert final.processed == 200
     assert 0 < most["queue"] <= 40
     assert 0 < most["in flight"] <= 40  # what a lane has taken counts against the queue's limit
-    assert done_at["neighbour"] < 150  # it did not wait for the slow one
+    assert done_at["neighbour"] <= 100
 
 
 @pytest.mark.parametrize("fault", ["crashes in its canary", "is not well"])
@@ -371,7 +375,7 @@ def test_at_a_stop_under_load_one_that_hangs_is_killed_and_the_rest_is_for_the_n
 ) -> None:
     def world() -> tuple[Tiers, Handler]:
         store = store_at(tmp_path / "messages.sqlite")
-        tiers, other = Tiers(tmp_path, transport=store, shutdown_timeout_s=8.0), Handler()
+        tiers, other = Tiers(tmp_path, transport=store, shutdown_timeout_s=100.0), Handler()
         tiers.add(SLOW.replace("CLASS", "Hanging"), timeouts={"init_ms": 30_000, "shutdown_ms": 1_000})
         tiers.world.add(other, manifest("other", hears=("in",)))
         return tiers, other
@@ -392,7 +396,7 @@ def test_at_a_stop_under_load_one_that_hangs_is_killed_and_the_rest_is_for_the_n
     tiers, other = world()
     accepted, seconds = asyncio.run(stopped_under_load(tiers, other))
     first = {plugin.name: plugin for plugin in tiers.world.host.snapshot().plugins}
-    assert seconds < 8.0
+    assert seconds < 50
     assert children() <= before
     assert first["other"].state is PluginState.STOPPED
     assert (first["subject"].state, first["subject"].reason) == (

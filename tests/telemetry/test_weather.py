@@ -65,7 +65,7 @@ def test_bad_weather_harms_no_handler_and_passes(
     )
     try:
         handle(telemetry, MANY)
-        # An answer that says 200 before it is cut is enough for the official exporter.
+        # An answer that says 200 before it is cut is enough.
         wait_until(lambda: telemetry.health().traces.failed + telemetry.health().traces.exported > 0)
         assert telemetry.health().traces.queued <= 1_000
 
