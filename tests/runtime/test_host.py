@@ -665,7 +665,7 @@ def test_a_handler_that_swallows_its_cancellation_cannot_hold_up_the_stop(tmp_pa
         while not stubborn.seen:
             await asyncio.sleep(0.001)
         world.host.request_stop()
-        final = await asyncio.wait_for(running, 20)
+        final = await asyncio.wait_for(running, 60)
         assert final["stubborn"].dead_lettered == 3
         assert [letter.message().data for letter in world.dead_letters.newest()] == [2, 1, 0]
         release.set()
@@ -692,7 +692,7 @@ def test_abort_does_not_wait(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         assert not running.done()
         world.host.abort()
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 60)
 
     run(scenario())
 
@@ -705,7 +705,7 @@ def test_a_stop_during_the_start_does_not_wait_for_it(tmp_path: Path) -> None:
         while not stuck.calls:
             await asyncio.sleep(0.001)
         world.host.request_stop()
-        final = await asyncio.wait_for(running, 10)
+        final = await asyncio.wait_for(running, 60)
         assert final["stuck"].state is PluginState.STOPPED
 
     run(scenario())

@@ -50,7 +50,7 @@ async def publish_until_refused(to: SqliteTransport, accepted: list[str], text: 
 
 async def take(subscription: Subscription, count: int) -> list[Delivery]:
     taken: list[Delivery] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(taken) < count:
             taken += await subscription.receive(count - len(taken))
     return taken
@@ -87,7 +87,7 @@ def get(file: Path) -> bytes:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -102,7 +102,6 @@ async def killed(store: Path, options: str = "") -> AsyncIterator[SqliteTranspor
     await opened.open()
     try:
         yield opened
-        await asyncio.sleep(0.02)  # the marks of what was handed out are written behind its back
         kept = {
             name: name.read_bytes() for name in (store, store.with_name(f"{store.name}-wal")) if name.exists()
         }
@@ -140,7 +139,7 @@ async def test_messages_wait_for_a_subscription_that_nobody_listens_to(store: Pa
         await publish(first, "while it was away")
         assert first.unsettled() == 0  # nothing that this process could settle
         async with first.subscribe("reader", ["a"]) as reader:
-            await asyncio.wait_for(until(lambda: first.unsettled() == 1), 5)
+            await until(lambda: first.unsettled() == 1)
             (delivery,) = await take(reader, 1)
             await delivery.settle()
             await first.wait_until_settled()
@@ -152,6 +151,9 @@ async def test_after_a_kill_what_was_in_hand_counts_an_attempt_and_the_rest_does
         await publish(first, "settled", "in hand", "not begun", "never seen")
         settled, _, _ = await take(reader, 3)
         await settled.settle()
+        # The marks of what was handed out are written behind its back.
+        await until(lambda: rows(store, "SELECT sum(count) FROM deliveries WHERE attempt = 1") == [(1,)])
+        await until(lambda: rows(store, "SELECT sum(count) FROM deliveries WHERE attempt = 0") == [(2,)])
     async with transport(store) as second, second.subscribe("reader", ["a"]) as reader:
         taken = await take(reader, 3)
         assert [(d.message.data, d.attempt) for d in taken] == [
@@ -292,7 +294,7 @@ async def test_a_handler_does_not_wait_for_the_disk_and_nothing_it_made_is_lost(
         with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as thief:
             thief.execute("BEGIN EXCLUSIVE")  # nothing can be written
             child = parent.message.derive("child", source="relay")
-            await asyncio.wait_for(opened.publish("b", child), 1)
+            await asyncio.wait_for(opened.publish("b", child), 60)
             await parent.settle()
             assert opened.unsettled() == 1  # the child, though nobody in this process wants it
             elsewhere = parent.message.derive("child of another", source="other")
@@ -360,7 +362,7 @@ async def test_a_host_hears_what_another_publishes(store: Path) -> None:
 
 
 HOST = """
-import asyncio, sys
+import asyncio, contextlib, sqlite3, sys
 from echo_core.message import BaseMessage
 from echo_core.transports.sqlite.schema import failed
 from echo_core.transports.sqlite.settings import settings_from_url
@@ -371,7 +373,9 @@ async def main():
         for number in range(3):
             await transport.publish("a", BaseMessage(source="host", data=number))
         await reader.receive(1)
-        await asyncio.sleep(0.05)
+        with contextlib.closing(sqlite3.connect(sys.argv[2])) as store:
+            while not store.execute("SELECT 1 FROM deliveries WHERE attempt = 1").fetchall():
+                await asyncio.sleep(0.01)  # that it was handed out is written behind its back
         print("ready", flush=True)
         await asyncio.sleep(60)
 
@@ -383,7 +387,9 @@ asyncio.run(main())
 def another_host(store: Path, options: str = "") -> Iterator[subprocess.Popen[str]]:
     """A process that holds three messages of `reader`, the first of them handed out."""
     host = subprocess.Popen(
-        [sys.executable, "-c", HOST, f"sqlite://{store}?{options}"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOST, f"sqlite://{store}?{options}", str(store)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert host.stdout is not None
@@ -410,8 +416,8 @@ async def test_a_host_that_comes_by_a_link_shares_the_store_with_one_that_does_n
 
 @async_test
 async def test_what_a_killed_host_held_goes_to_the_others(store: Path) -> None:
-    with another_host(store, "lease=0.3s") as host:
-        async with transport(store, "lease=0.3s") as two, two.subscribe("reader", ["a"]) as reader:
+    with another_host(store, "lease=2s") as host:
+        async with transport(store, "lease=2s") as two, two.subscribe("reader", ["a"]) as reader:
             host.send_signal(signal.SIGKILL)
             taken = await take(reader, 3)
             assert [(d.message.data, d.attempt) for d in taken] == [(0, 2), (1, 1), (2, 1)]
@@ -429,16 +435,16 @@ async def test_what_a_killed_host_held_is_free_at_the_next_start_at_once(store: 
 
 @async_test
 async def test_a_stopped_host_loses_what_it_holds_when_its_lease_is_over(store: Path) -> None:
-    with another_host(store, "lease=0.3s") as host:
+    with another_host(store, "lease=2s") as host:
         host.send_signal(signal.SIGSTOP)
-        async with transport(store, "lease=0.3s") as two, two.subscribe("reader", ["a"]) as reader:
+        async with transport(store, "lease=2s") as two, two.subscribe("reader", ["a"]) as reader:
             assert data(await take(reader, 3)) == [0, 1, 2]
         host.send_signal(signal.SIGCONT)
 
 
 @async_test
 async def test_a_host_whose_lease_was_taken_goes_on_as_a_new_one(store: Path) -> None:
-    async with transport(store, "lease=0.2s") as opened, opened.subscribe("reader", ["a"]) as reader:
+    async with transport(store, "lease=3s") as opened, opened.subscribe("reader", ["a"]) as reader:
         await publish(opened, 1, 2)
         (held,) = await take(reader, 1)
         write(store, "DELETE FROM hosts", "UPDATE deliveries SET host = NULL")
@@ -454,7 +460,7 @@ async def test_a_host_whose_lease_was_taken_goes_on_as_a_new_one(store: Path) ->
 
 @async_test
 async def test_a_message_that_is_settled_twice_takes_no_other_with_it(store: Path) -> None:
-    async with transport(store, "lease=0.2s") as opened, opened.subscribe("reader", ["a"]) as reader:
+    async with transport(store, "lease=3s") as opened, opened.subscribe("reader", ["a"]) as reader:
         await asyncio.gather(*(publish(opened, number) for number in range(3)))
         (held,) = await take(reader, 1)
         write(store, "DELETE FROM hosts", "UPDATE deliveries SET host = NULL")
