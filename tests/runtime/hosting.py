@@ -130,6 +130,11 @@ class World:
     def add(self, plugin: Plugin, of: Manifest) -> None:
         self.host.add(of, lambda: plugin)
 
+    async def published(self, count: int) -> None:
+        """Return when so many messages have been published: on a busy machine sources take turns too."""
+        while sum(plugin.published for plugin in self.host.snapshot().plugins) < count:
+            await asyncio.sleep(0.001)
+
     async def run(self, *, until_idle: bool = True) -> dict[str, PluginSnapshot]:
         """Run to the end; the final numbers by plugin, which always add up."""
         final = await self.host.run(until_idle=until_idle)

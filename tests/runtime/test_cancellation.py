@@ -229,8 +229,7 @@ def test_a_stop_loses_nothing_however_little_time_its_machine_gives_it(
         world.add(Numbers(12), SOURCE)
         world.add(AsBatch(hang), manifest("hanging", hears=("raw",), delivery=lane))
         running = asyncio.create_task(world.run(until_idle=False))
-        while sum(plugin.published for plugin in world.host.snapshot().plugins) < 12:
-            await asyncio.sleep(0.001)
+        await world.published(12)
         monkeypatch.setattr(Waiter, "call", lambda waiter: None)
         world.host.abort()
         final = (await running)["hanging"]
@@ -261,7 +260,7 @@ def test_a_stop_while_a_plugin_that_goes_is_accounted_for_counts_what_it_leaves(
         world.add(Numbers(5), SOURCE)
         world.add(Handler(hang), manifest("going", hears=("raw",)))
         running = asyncio.create_task(world.run(until_idle=False))
-        await world.host.started()
+        await world.published(5)
         going = asyncio.create_task(world.host.deactivate("going"))
         await asyncio.to_thread(begun.wait, 20)
         (change,) = (task for task in asyncio.all_tasks() if task.get_name() == "going change")

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import os
 import sqlite3
-import time
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -636,6 +636,7 @@ def test_what_could_not_be_drained_in_time_is_kept_as_dead_letters(tmp_path: Pat
         world.add(Numbers(5), SOURCE)
         world.add(stuck, manifest("stuck", hears=("raw",)))
         running = asyncio.create_task(world.run(until_idle=False))
+        await world.published(5)
         while not stuck.seen:
             await asyncio.sleep(0.001)
         world.host.request_stop()
@@ -662,6 +663,7 @@ def test_a_handler_that_swallows_its_cancellation_cannot_hold_up_the_stop(tmp_pa
         world.add(Numbers(3), SOURCE)
         world.add(stubborn, manifest("stubborn", hears=("raw",)))
         running = asyncio.create_task(world.run(until_idle=False))
+        await world.published(3)
         while not stubborn.seen:
             await asyncio.sleep(0.001)
         world.host.request_stop()
@@ -753,6 +755,7 @@ def test_what_cannot_even_be_kept_at_a_stop_is_counted_as_unfinished(
         world.add(Numbers(5), SOURCE)
         world.add(stuck, manifest("stuck", hears=("raw",)))
         running = asyncio.create_task(world.run(until_idle=False))
+        await world.published(5)
         while not stuck.seen:
             await asyncio.sleep(0.001)
         world.host.request_stop()
@@ -783,11 +786,12 @@ def test_a_source_that_raises_is_failed_and_what_it_published_goes_through(tmp_p
 def test_a_blocking_plugin_runs_in_a_thread_with_its_message_and_does_not_block_the_loop(
     tmp_path: Path,
 ) -> None:
-    ticks: list[float] = []
+    writing, go_on, went_on = threading.Semaphore(0), threading.Semaphore(0), list[bool]()
 
     class Slow(Sink, blocking=True):
         def write(self, message: BaseMessage) -> None:
-            time.sleep(0.05)
+            writing.release()
+            went_on.append(go_on.acquire(timeout=20))
             self.context.record_counter("written")
 
     async def scenario() -> None:
@@ -797,11 +801,12 @@ def test_a_blocking_plugin_runs_in_a_thread_with_its_message_and_does_not_block_
         running = asyncio.create_task(world.run())
         while not running.done():
             await asyncio.sleep(0.001)
-            ticks.append(time.monotonic())
+            if writing.acquire(blocking=False):
+                go_on.release()  # while it writes, the loop goes on
         assert (await running)["slow"].processed == 4
 
     run(scenario())
-    assert len(ticks) > 20  # a blocked loop would have let through a handful
+    assert went_on == [True] * 4
 
 
 def test_a_full_queue_slows_the_source_and_drops_nothing(tmp_path: Path) -> None:
@@ -855,8 +860,7 @@ def test_what_waits_in_lanes_with_a_key_is_kept_at_a_forced_stop(tmp_path: Path)
         delivery = {"lanes": 3, "ordering_key": "data.key"}
         world.add(stuck, manifest("stuck", hears=("raw",), delivery=delivery))
         running = asyncio.create_task(world.run(until_idle=False))
-        while world.host.snapshot().plugins[0].published < 300:
-            await asyncio.sleep(0.001)
+        await world.published(300)
         world.host.request_stop()
         final = await running
         assert final["stuck"].dead_lettered == 300

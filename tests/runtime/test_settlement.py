@@ -276,6 +276,7 @@ def test_a_forced_stop_settles_what_is_left_and_shuts_the_source_down_after_that
         world.add(log, SOURCE)
         world.add(stuck, manifest("stuck", hears=("raw",)))
         running = asyncio.create_task(world.run(until_idle=False))
+        await world.published(5)
         while not stuck.seen:
             await asyncio.sleep(0.001)
         world.host.request_stop()
