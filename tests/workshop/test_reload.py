@@ -12,6 +12,8 @@ from echo_core.errors import EchoCoreError
 from echo_core.runtime.host import Host
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.states import PluginState
+from echo_core.workshop import reload
+from echo_core.workshop.build import BuildReport, build
 from echo_core.workshop.reload import Reloader
 from echo_core.workspace import Workspace
 from runtime.hosting import Handler, World, manifest, running
@@ -74,7 +76,7 @@ async def loop(workspace: Workspace) -> AsyncIterator[Loop]:
     reloader.begin(world.host)
     async with running(world) as host:
         watch = asyncio.create_task(reloader.watch(host))
-        await asyncio.sleep(0.2)  # until it watches: what was saved before that is not seen
+        await asyncio.sleep(0.2)  # until it watches: what was saved before that is seen a second later
         try:
             yield made
         finally:
@@ -172,6 +174,45 @@ def test_plugins_that_are_created_and_deleted_come_and_go_and_what_tools_write_i
         assert made.state is PluginState.RUNNING
 
     write(workspace, SAYING.format(words="hello"))
+    run(workspace, scenario)
+
+
+def test_a_plugin_that_is_made_just_before_the_watching_begins_comes_up(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def quiet(*_: object, **options: object) -> AsyncIterator[set[object]]:
+        write(workspace, SAYING.format(words="new"), name="other")
+        while True:
+            yield set()
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr("watchfiles.awatch", quiet)
+    write(workspace, SAYING.format(words="hello"))
+    run(workspace, lambda made: made.hears("new"))
+
+
+def test_a_plugin_that_is_deleted_while_it_is_built_goes_without_an_error(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = workspace.workshop / "other"
+
+    def lose_and_build(workspace: Workspace, name: str) -> BuildReport:
+        if name != "other":
+            return build(workspace, name)
+        shutil.rmtree(there / "src")
+        try:
+            return build(workspace, name)
+        finally:
+            shutil.rmtree(there)
+
+    async def scenario(made: Loop) -> None:
+        monkeypatch.setattr(reload, "build", lose_and_build)
+        write(workspace, SAYING.format(words="changed"), name="other")
+        await until(lambda: made.host.plugin("other") is None)
+        assert ("other", "is taken down", None) in made.said
+        assert all(error is None for _, _, error in made.said)
+
+    write(workspace, SAYING.format(words="new"), name="other")
     run(workspace, scenario)
 
 

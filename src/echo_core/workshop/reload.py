@@ -57,7 +57,8 @@ class Reloader:
         await host.started()
         watchfiles = await asyncio.to_thread(importlib.import_module, "watchfiles")
         self._workspace.workshop.mkdir(parents=True, exist_ok=True)
-        unseen = set(self._names())  # they may have been saved before the watching began
+        seen: set[str] = set()
+        before: set[str] | None = set(self._names())
         async for changes in watchfiles.awatch(
             self._workspace.workshop,
             watch_filter=None,
@@ -66,8 +67,11 @@ class Reloader:
             rust_timeout=_PAUSE_MS,
             yield_on_timeout=True,
         ):
-            names = self._touched(Path(path) for _, path in changes) if changes else unseen
-            unseen = unseen - names
+            names = self._touched(Path(path) for _, path in changes)
+            if not changes and before is not None:
+                # They may have been saved, made or thrown away before the watching began.
+                names, before = (before | set(self._names())) - seen, None
+            seen |= names
             await asyncio.gather(*(self._swap(host, name) for name in sorted(names)))
 
     def _touched(self, paths: Iterable[Path]) -> set[str]:
@@ -100,7 +104,8 @@ class Reloader:
         except (HostStopping, NotFound):
             return
         except EchoCoreError as error:
-            self._complain(name, error)
+            if name in self._names():  # else it was thrown away meanwhile, which is the next change
+                self._complain(name, error)
         else:
             self._trouble.pop(name, None)
             self._said(name, f"is swapped in {perf_counter() - began:.2f} s", None)
