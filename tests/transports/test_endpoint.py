@@ -63,8 +63,16 @@ def test_secrets_are_shown_to_nobody() -> None:
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("nats://a:port", "'port' is no port"),
+        ("nats://a:port", "no port"),
         ("nats://me:hidden@a:70000", "no port"),
+        ("nats://me:hidden", "no port"),
+        ("nats://me:hidden/den@a", "%2F"),
+        ("nats://me:hidden?den@a", "%3F"),
+        ("nats://me:7?hidden@a", "%3F"),
+        ("nats://me:7#hidden@a", "%23"),
+        ("nats://hidden/den@a", "%2F"),
+        ("nats://me:hidden[@a", "cannot be read"),
+        ("nats://me:hidden\u2100@a", "cannot be read"),
         ("nats://me:hidden@a?colour=red", "no option 'colour'"),
         ("nats+ssl://me:hidden@a", r"nats\+tls://"),
         ("nats://me:hidden@a?ca=/x", r"write nats\+tls://"),

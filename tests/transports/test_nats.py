@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -242,6 +243,41 @@ async def test_with_tls_the_server_is_verified(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     with nats_server("--tls", "--tlscert", str(cert), "--tlskey", str(key)) as server:
         await once(f"nats+tls://127.0.0.1:{server.port}/?ca={cert}")
+        with pytest.raises(TransportError, match=r"(?i)certificate"):
+            await open_broker(f"nats+tls://127.0.0.1:{server.port}/").open()
+
+
+@pytest.mark.parametrize("offers", [{}, {"tls_required": False}])
+@pytest.mark.usefixtures("nats_gives_up_soon")
+@async_test
+async def test_a_server_without_tls_is_told_nothing_where_tls_was_asked_for(offers: dict[str, bool]) -> None:
+    heard = b""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heard
+        info = {"version": "2.10.0", "max_payload": 1024, "auth_required": True, **offers}
+        writer.write(b"INFO %s\r\n" % json.dumps(info).encode())
+        while data := await reader.read(1_000):
+            heard += data
+            writer.write(b"PONG\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TransportError, match="offers no TLS"):
+            await open_broker(f"nats+tls://me:hidden@127.0.0.1:{port}/").open()
+    assert heard == b""
+
+
+@pytest.mark.usefixtures("nats_gives_up_soon")
+@async_test
+async def test_tls_is_used_where_the_server_leaves_it_to_us(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    config = tmp_path / "server.conf"
+    files = f'cert_file: "{tmp_path}/cert.pem", key_file: "{tmp_path}/key.pem"'
+    config.write_text(f"allow_non_tls: true\ntls {{ {files} }}")
+    with nats_server("--config", str(config)) as server:
+        await once(f"nats+tls://127.0.0.1:{server.port}/?ca={tmp_path / 'cert.pem'}")
         with pytest.raises(TransportError, match=r"(?i)certificate"):
             await open_broker(f"nats+tls://127.0.0.1:{server.port}/").open()
 

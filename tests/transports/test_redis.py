@@ -100,6 +100,23 @@ async def test_with_tls_the_server_is_verified(tmp_path: Path) -> None:
             await open_broker(f"redis+tls://127.0.0.1:{server.port}/").open()
 
 
+@async_test
+async def test_with_tls_only_the_authority_that_is_named_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    for folder in (ours, other):
+        folder.mkdir()
+        certificates(folder)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ours / "cert.pem"))  # what the system trusts
+    files = ["--tls-cert-file", str(ours / "cert.pem"), "--tls-key-file", str(ours / "key.pem")]
+    with redis_server("--port", "0", *files, "--tls-auth-clients", "no", tls=True) as server:
+        await once(f"redis+tls://127.0.0.1:{server.port}/")
+        for wrong in (f"127.0.0.1:{server.port}/?ca={other / 'cert.pem'}", f"localhost:{server.port}/"):
+            with pytest.raises(TransportError, match=r"(?i)certificate(?s:.*)the option ca"):
+                await open_broker(f"redis+tls://{wrong}").open()
+
+
 @pytest.mark.parametrize("url", ["redis://a,b/", "redis://a/captions", "redis://a/?stream=x"])
 def test_what_redis_does_not_have_is_refused(url: str) -> None:
     with pytest.raises(SettingsError):

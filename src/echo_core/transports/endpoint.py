@@ -113,7 +113,12 @@ def parse_endpoint(
 
     Raises `SettingsError` for what is malformed or unknown, and for a file that cannot be read.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose text has the password
+        raise SettingsError(
+            "the URL cannot be read", where=_WHERE, fix="write what is no letter or digit in it as %XX"
+        ) from None
     scheme, plus, security = parts.scheme.partition("+")
     if plus and security != "tls":
         raise SettingsError(
@@ -122,6 +127,13 @@ def parse_endpoint(
             fix=f"write {scheme}:// or {scheme}+tls://",
         )
     told = dict(parse_qsl(parts.query, keep_blank_values=True))
+    # A password with one of these is cut off there; its parts would be shown as if they were something else.
+    if parts.fragment or "@" in parts.path or any("@" in name for name in told):
+        raise SettingsError(
+            "the URL has one of / ? # where it may not be",
+            where=_WHERE,
+            fix="in user and password write them as %2F %3F %23",
+        )
     known = options | _COMMON
     for name in told:
         if name not in known:
@@ -153,7 +165,10 @@ def _host(place: str, port: int) -> tuple[str, int]:
     if not separator:
         host, given = place, str(port)
     if not given.isdigit() or not 0 < int(given) < 65_536:
-        raise SettingsError(f"{given!r} is no port", where=f"{_WHERE}, {host!r}", fix=f"write {host}:{port}")
+        # Not what was given: without a host before it, it is a password.
+        raise SettingsError(
+            "what follows the host is no port", where=f"{_WHERE}, {host!r}", fix=f"write {host}:{port}"
+        )
     return host.strip("[]") or "127.0.0.1", int(given)
 
 

@@ -76,6 +76,7 @@ _HANDED_BACK_S: Final = 0.5
 """What a host that has stopped handed back comes within this time."""
 _AGAIN_S: Final = 0.02
 """Between two questions whether what was lost on the way has come again."""
+_NO_TLS: Final = "the server offers no TLS"
 _GONE: Final = ("Consumer Deleted", "Stream Deleted", "Stream Not Found")
 
 
@@ -239,6 +240,20 @@ class NatsSubscription(BrokerSubscription):
             self.is_in_doubt = True
 
 
+class _Client(Client):
+    """One that says nothing without TLS where TLS was asked for.
+
+    nats-py takes the server's word for it, which anybody on the way can change, and goes on in plain text.
+    """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and "tls" in self.options:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise NatsError(_NO_TLS)
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+
 class NatsTransport(BrokerTransport):
     """Messages in a JetStream stream."""
 
@@ -273,7 +288,7 @@ class NatsTransport(BrokerTransport):
         domain = endpoint.text("domain", "")
         self._api = f"$JS.{domain}.API" if domain else "$JS.API"
         self.topic_at = len(self.prefix) + 1
-        self._client = Client()
+        self._client: Client = _Client()
         self._jetstream = JetStreamContext(self._client)
         self._answers = ""
         self._number_at = 0
@@ -307,7 +322,7 @@ class NatsTransport(BrokerTransport):
 
     async def _new_client(self) -> Client:
         """A connected client; raises `TransportError` with what the server said."""
-        client = Client()
+        client = _Client()
         refused = asyncio.get_running_loop().create_future()
 
         async def on_error(error: Exception) -> None:
@@ -366,9 +381,7 @@ class NatsTransport(BrokerTransport):
         if not is_refused and (error or self._last_error) and _was_asked_who_we_are(client):
             is_refused = True
             why = f"authorization violation, it seems: the server hung up on user and password ({why})"
-        raise self._unusable(
-            why, "mend user and password" if is_refused else "start the server, or mend host.transport"
-        )
+        raise self._unusable(why, "mend user and password" if is_refused else self._how_to_connect(why))
 
     def _who_we_are(self) -> dict[str, Any]:
         """The client's arguments that say who we are."""

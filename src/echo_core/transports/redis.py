@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic, time
 from typing import Any, ClassVar, Final
 
 import msgspec
-from redis.asyncio import Redis
+from redis.asyncio import Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
@@ -118,6 +119,17 @@ return #due
 """
 
 
+class _TlsConnection(SSLConnection):
+    """One with the endpoint's own context, for which `ca` is in place of the system's authorities.
+
+    In redis-py's it is beside them, and before 6.0 the name of the host is not looked at.
+    """
+
+    def __init__(self, *, context: ssl.SSLContext, **more: Any) -> None:
+        super().__init__(**more)
+        self.ssl_context.context = context
+
+
 class RedisSubscription(BrokerSubscription):
     """A stream, and the task that reads it."""
 
@@ -188,15 +200,7 @@ class RedisTransport(BrokerTransport):
     def _new_client(self, *, reads: bool = False) -> Redis:
         endpoint = self.endpoint
         host, port = endpoint.hosts[0]
-        tls: dict[str, Any] = {}
-        if endpoint.tls is not None:
-            tls = {
-                "ssl": True,
-                "ssl_ca_certs": endpoint.options.get("ca"),
-                "ssl_certfile": endpoint.options.get("cert"),
-                "ssl_keyfile": endpoint.options.get("key"),
-            }
-        return Redis(
+        client = Redis(
             host=host,
             port=port,
             db=int(endpoint.path or 0),
@@ -208,8 +212,12 @@ class RedisTransport(BrokerTransport):
             protocol=2,
             client_name="echo-core",
             single_connection_client=reads,
-            **tls,
+            ssl=endpoint.tls is not None,
         )
+        if endpoint.tls is not None:
+            client.connection_pool.connection_class = _TlsConnection
+            client.connection_pool.connection_kwargs["context"] = endpoint.tls
+        return client
 
     async def _connect(self) -> None:
         await end_task(self._writer)

@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from echo_core.errors import SettingsError
 from echo_core.transports.base import Transport
@@ -50,7 +49,8 @@ def transport_for(url: str, folder: Path | None = None, local: Sequence[str] = (
     Relative paths in the URL begin at `folder`. What is published to topics that one of the patterns `local`
     means stays in this process.
     """
-    scheme = urlsplit(url).scheme.removesuffix("+tls")
+    before, colon, _ = url.partition(":")
+    scheme = before.lower().removesuffix("+tls") if colon else ""
     if scheme not in _SCHEMES:
         raise SettingsError(
             f"no transport for {scheme or 'a URL without a scheme'}",

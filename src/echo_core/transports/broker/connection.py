@@ -70,6 +70,12 @@ class ConnectedTransport(Transport):
 
     def _advice(self, error: Exception) -> str:
         """What to do about an error of `_connect`."""
+        return self._how_to_connect(plain(error))
+
+    def _how_to_connect(self, why: str) -> str:
+        """What to do where there is no connection."""
+        if "CERTIFICATE_VERIFY_FAILED" in why:
+            return "mend the server's certificate, or let the option ca name the file of who has signed it"
         return "start the server, or mend host.transport"
 
     # -- connecting -----------------------------------------------------------------------------------
