@@ -20,6 +20,7 @@ from common_telemetry import compiled
 compiled.obey()
 
 if TYPE_CHECKING:
+    from common_telemetry.account import Account
     from common_telemetry.attributes import Attributes
     from common_telemetry.config import TelemetryConfig, TelemetryConfigError
     from common_telemetry.context import TelemetryContext
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from common_telemetry.spans import SpanEvent, SpanLink, SpanRecord
 
 __all__ = [
+    "Account",
     "Attributes",
     "LifecycleScope",
     "MessageTelemetry",
@@ -58,6 +60,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Account": "account",
     "Attributes": "attributes",
     "LifecycleScope": "lifecycle",
     "MessageTelemetry": "messages",

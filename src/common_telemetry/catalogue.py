@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kind = Literal["counter", "gauge", "histogram"]
+Kind = Literal["counter", "up_down_counter", "gauge", "histogram"]
 
 # Python handles most messages in well under 5 ms, the first bound of OpenTelemetry's default buckets.
 MESSAGE_MS: Final = (
@@ -93,6 +93,65 @@ QUEUE_TIME: Final = Metric(
     (*_PLUGIN, "message.topic"),
     MESSAGE_MS,
 )
+# What became of messages, read from the host's books before an export. A total outlives the states of a
+# plugin, so plugin.status is not on it.
+_ACCOUNT: Final = ("plugin.name", "plugin.version")
+ENDED: Final = Metric(
+    "plugin.message.ended",
+    "counter",
+    "{message}",
+    "Messages that ended for a plugin: processed, filtered, dead_lettered or shed.",
+    (*_ACCOUNT, "echo.message.outcome"),
+)
+RETURNED: Final = Metric(
+    "plugin.message.returned",
+    "counter",
+    "{message}",
+    "Messages that went back to a plugin's queue without an end: it was stopped, paused or changed.",
+    _ACCOUNT,
+)
+IN_HAND: Final = Metric(
+    "plugin.message.in_hand",
+    "up_down_counter",
+    "{message}",
+    "Messages that a plugin has consumed, and neither ended nor returned.",
+    _ACCOUNT,
+)
+WAITING: Final = Metric(
+    "plugin.message.waiting",
+    "up_down_counter",
+    "{message}",
+    "Messages that were published for a plugin, and that it has not consumed.",
+    _ACCOUNT,
+)
+CONSUMED: Final = Metric(
+    "plugin.message.consumed",
+    "counter",
+    "{message}",
+    "Messages handed to a plugin, once for all attempts; again if it was returned in between.",
+    _ACCOUNT,
+)
+CONSUMED_MESSAGES: Final = Metric(
+    "messaging.client.consumed.messages",
+    "counter",
+    "{message}",
+    "The same, by the OpenTelemetry messaging conventions.",
+    (*_ACCOUNT, "messaging.system", "messaging.operation.name", "messaging.consumer.group.name"),
+)
+PUBLISHED: Final = Metric(
+    "plugin.message.published",
+    "counter",
+    "{message}",
+    "Messages that a plugin published, each once, however many subscribe to it.",
+    _ACCOUNT,
+)
+SENT_MESSAGES: Final = Metric(
+    "messaging.client.sent.messages",
+    "counter",
+    "{message}",
+    "The same, by the OpenTelemetry messaging conventions.",
+    (*_ACCOUNT, "messaging.system", "messaging.operation.name", "messaging.client.id"),
+)
 SHED: Final = Metric(
     "plugin.message.shed",
     "counter",
@@ -137,6 +196,14 @@ CATALOGUE: Final = (
     PROCESSING_TIME,
     PROCESS_DURATION,
     QUEUE_TIME,
+    ENDED,
+    RETURNED,
+    IN_HAND,
+    WAITING,
+    CONSUMED,
+    CONSUMED_MESSAGES,
+    PUBLISHED,
+    SENT_MESSAGES,
     SHED,
     DEAD_LETTER_COUNT,
     DEAD_LETTER_AGE,

@@ -8,6 +8,7 @@ from typing import Protocol
 from opentelemetry.context import Context
 from opentelemetry.trace import Tracer
 
+from common_telemetry.account import ReadAccount
 from common_telemetry.attributes import Attributes, PluginIdentity
 from common_telemetry.catalogue import Metric
 from common_telemetry.logs import LogEmitter
@@ -37,14 +38,16 @@ class Clock(Protocol):
 class PluginEngine:
     """The means of one plugin. Parts may raise; the callers in this package keep that from the plugin.
 
-    `binder` is None where finding a set of attributes again would gain nothing. `tracer_raises` says that the
-    tracer does over attributes whose text cannot be had, as the SDK's does.
+    `observe` has an account of messages exported from now on. `binder` is None where finding a set of
+    attributes again would gain nothing. `tracer_raises` says that the tracer does over attributes whose text
+    cannot be had, as the SDK's does.
     """
 
     messages: MessageTelemetry
     tracer: Tracer
     recorder: Callable[[Metric], Recorder]
     logs: LogEmitter
+    observe: Callable[[ReadAccount], object]
     recording: bool = True
     binder: Binder | None = None
     tracer_raises: bool = False

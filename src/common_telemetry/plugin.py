@@ -7,6 +7,7 @@ from typing import Final
 
 from opentelemetry.trace import INVALID_SPAN, Span
 
+from common_telemetry.account import ReadAccount
 from common_telemetry.attributes import (
     MESSAGE_TOPIC,
     PLUGIN_NAME,
@@ -117,6 +118,16 @@ class PluginTelemetry:
         """Add `value` to the distribution `name`."""
         if not self._is_off:
             self._instruments.record("histogram", name, value, attributes)
+
+    def observe_account(self, read: ReadAccount) -> None:
+        """Export, from now on, what `read` says of the plugin's messages. For the host that counts them.
+
+        Once for each name and version in the life of a context: the totals go on where the version stopped.
+        """
+        with self._faults.guard(
+            "measurement", f"plugin {self.name!r}: what becomes of its messages is not measured"
+        ):
+            self._engine.observe(read)
 
     def shed(self, topic: str, reason: str) -> None:
         """Count a message of `topic` that the plugin gave up unread. For the host that moves the messages."""

@@ -8,7 +8,7 @@ import asyncio
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common_telemetry.testing import OtlpReceiver
 from echo_core import BaseMessage, Ending, Plugin, ProcessingStatus, Source, TopicPattern
 from echo_core.manifest import Manifest
+from echo_core.plugin import Answer
 from echo_core.runtime.statistics import PluginSnapshot
 from echo_core.testing.clock import ManualClock
 from echo_core.transports.memory import MemoryTransport
 from runtime.hosting import World, manifest
+from runtime.test_accounts import books, check_balance
 
 TOPICS = ("t.a", "t.b", "t.c", "t.d")
 BOUND = 120
@@ -50,6 +53,7 @@ class Node:
     slow_s: float
     lanes: int
     keyed: bool
+    batch_size: int
     queue_limit: int
     when_full: str
 
@@ -77,6 +81,7 @@ NODES = st.builds(
     slow_s=st.sampled_from((0.0, 0.0, 0.01, 3.0)),
     lanes=st.sampled_from((1, 1, 3)),
     keyed=st.booleans(),
+    batch_size=st.sampled_from((1, 1, 4)),
     queue_limit=st.integers(1, 8),
     when_full=st.sampled_from(("wait", "wait", "wait", "shed_newest", "shed_oldest")),
 )
@@ -160,6 +165,15 @@ class Worker(Plugin):
                     await self.context.publish(topic, data)
         return ProcessingStatus.ACKNOWLEDGED
 
+    async def process_batch(self, topics: Sequence[str], messages: Sequence[BaseMessage]) -> Sequence[Answer]:
+        answers: list[Answer] = []
+        for topic, message in zip(topics, messages, strict=True):
+            try:
+                answers.append(await self.process_message(topic, message))
+            except ValueError as error:
+                answers.append(error)
+        return answers
+
 
 class Plain(Source):
     def __init__(self, origin: Origin, transport: Counting) -> None:
@@ -182,6 +196,7 @@ def of(node: Node, name: str) -> Manifest:
     delivery = {
         "lanes": node.lanes,
         "ordering_key": "data.number" if node.keyed else "",
+        "batch_size": node.batch_size,
         "queue_limit": node.queue_limit,
         "when_full": node.when_full,
         "max_attempts": 3,
@@ -209,18 +224,22 @@ def check_counts(
     assert sum(plugin.published for plugin in final.values()) == transport.topics.total()
     for number, node in enumerate(nodes):
         plugin = final[f"p{number}"]
-        patterns = [TopicPattern(pattern) for pattern in node.hears]
-        expected = sum(
-            count
-            for topic, count in transport.topics.items()
-            if any(pattern.matches(topic) for pattern in patterns)
-        )
-        assert plugin.received + sum(plugin.shed.values()) == expected
+        assert plugin.received + sum(plugin.shed.values()) == heard_by(node, transport)
         assert plugin.received == plugin.processed + plugin.filtered + plugin.dead_lettered
         assert (plugin.in_hand, plugin.queue) == (0, 0)
         assert not plugin.shed or node.when_full != "wait"
     assert sum(plugin.dead_lettered for plugin in final.values()) == written
     assert transport.unsettled() == 0
+
+
+def heard_by(node: Node, transport: Counting) -> int:
+    """How many messages were published for it."""
+    patterns = [TopicPattern(pattern) for pattern in node.hears]
+    return sum(
+        count
+        for topic, count in transport.topics.items()
+        if any(pattern.matches(topic) for pattern in patterns)
+    )
 
 
 def check_told(source: Plain, world: World, workers: list[Worker]) -> None:
@@ -276,6 +295,37 @@ def test_everything_ends_the_counts_add_up_and_the_bound_holds(
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(scenario(Path(folder)))
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=10)
+@given(
+    nodes=st.lists(NODES, min_size=1, max_size=5),
+    origins=st.lists(ORIGINS, min_size=1, max_size=3),
+)
+def test_the_exported_metrics_balance(nodes: list[Node], origins: list[Origin]) -> None:
+    """What a receiver of OTLP reads, against what the transport accepted; nothing else is asked."""
+
+    async def scenario(folder: Path, receiver: OtlpReceiver) -> None:
+        clock, transport = ManualClock(), Counting()
+        otel = receiver.environ(OTEL_TRACES_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
+        world = World(folder, clock=clock, transport=transport, otel=otel, health_interval_s=1e9)
+        for number, origin in enumerate(origins):
+            world.add(Plain(origin, transport), manifest(f"s{number}", says=TOPICS, plugin_type="source"))
+        for number, node in enumerate(nodes):
+            world.add(Worker(node, clock, transport), of(node, f"p{number}"))
+        await run_to_the_end(world, clock)
+        world.dead_letters.close()
+
+        told = books(receiver)
+        assert sum(book["published"] for book in told.values()) == transport.topics.total()
+        for number, node in enumerate(nodes):
+            book = told.get(f"p{number}", Counter())
+            check_balance(book, heard_by(node, transport))
+            assert (book["in_hand"], book["waiting"]) == (0, 0)
+
+    with tempfile.TemporaryDirectory() as folder, OtlpReceiver() as receiver:
+        asyncio.run(scenario(Path(folder), receiver))
 
 
 @pytest.mark.timeout(300)

@@ -2,11 +2,12 @@
 
 import pytest
 
+from common_telemetry import Account
 from common_telemetry.catalogue import CATALOGUE, Metric
 from common_telemetry.testing import InMemoryTelemetry
 from telemetry.pipeline import run_pipeline
 
-KINDS = {"counter": "sum", "gauge": "gauge", "histogram": "histogram"}
+KINDS = {"counter": "sum", "up_down_counter": "sum", "gauge": "gauge", "histogram": "histogram"}
 
 
 def exercise(memory: InMemoryTelemetry) -> None:
@@ -14,6 +15,7 @@ def exercise(memory: InMemoryTelemetry) -> None:
     for event in ("init", "health_check", "shutdown"):
         with plugin.lifecycle(event):
             pass
+    plugin.observe_account(lambda: Account(*range(1, 10)))
     plugin.shed("orders.new", "queue_full")
     plugin.dead_letters(2, 1.5)
     plugin.history_dropped("record", 2)

@@ -11,6 +11,7 @@ from types import TracebackType
 from opentelemetry.context import Context
 from opentelemetry.trace import NoOpTracer
 
+from common_telemetry.account import ReadAccount
 from common_telemetry.attributes import Attributes, PluginIdentity
 from common_telemetry.catalogue import Metric
 from common_telemetry.engine import Engine, PluginEngine, Recorder
@@ -133,8 +134,17 @@ def _recorder(metric: Metric) -> Recorder:
     return _forget
 
 
+def _observe(read: ReadAccount) -> None:
+    return None
+
+
 _NOTHING = PluginEngine(
-    messages=_NoMessages(), tracer=NoOpTracer(), recorder=_recorder, logs=LogEmitter(None), recording=False
+    messages=_NoMessages(),
+    tracer=NoOpTracer(),
+    recorder=_recorder,
+    logs=LogEmitter(None),
+    observe=_observe,
+    recording=False,
 )
 
 

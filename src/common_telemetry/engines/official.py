@@ -1,5 +1,6 @@
 """The engine made of plain OpenTelemetry API calls, on whatever providers it is given."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -30,6 +31,7 @@ from common_telemetry.attributes import Attributes, AttributeValue, PluginIdenti
 from common_telemetry.catalogue import Metric
 from common_telemetry.config import TelemetryConfig
 from common_telemetry.engine import Binder, Clock, Engine, PluginEngine, Recorder
+from common_telemetry.engines.accounts import ObservedAccount
 from common_telemetry.health import Faults
 from common_telemetry.logs import LogEmitter
 from common_telemetry.message import ObservedMessage, Outgoing
@@ -95,6 +97,7 @@ class OfficialEngine(Engine):
             tracer,
             recorder,
             providers.logs,
+            functools.partial(ObservedAccount, meter, plugin, self._config.semconv, faults=self._faults),
             binder=self._binder(bound),
             tracer_raises=self._tracer_raises(bound),
         )

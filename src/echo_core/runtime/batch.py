@@ -156,7 +156,7 @@ class BatchLane(Lane):
             try:
                 is_dead = await self._try_again(delivery, failure, scope)
             except asyncio.CancelledError:
-                self._statistics.received -= self._in_hand - 1  # the others go back to the queue too
+                self._statistics.returned += self._in_hand - 1  # the others go back to the queue too
                 raise
             if self._abandoned:
                 return False
@@ -185,7 +185,7 @@ class BatchLane(Lane):
             self._raise_if_cancelled()
             await self._circuit.wait(self)
         except asyncio.CancelledError:
-            self._statistics.received -= self._in_hand  # those that failed and wait go back to the queue
+            self._statistics.returned += self._in_hand  # those that failed and wait go back to the queue
             raise
 
     async def _handle_batch(
@@ -195,7 +195,7 @@ class BatchLane(Lane):
         messages = [delivery.message for delivery in deliveries]
         topics = [delivery.topic for delivery in deliveries]
         count = len(messages)
-        self._statistics.received += count
+        self._statistics.taken += count
         message_in_hand.set(BatchInHand(messages))
         scope = self._messages.batch(topic_of(topics, self._context.subscriptions), messages)
         answers: Sequence[Answer] = ()
@@ -211,7 +211,7 @@ class BatchLane(Lane):
                 try:
                     failure = replace(self._judge_cancellation(error, scope), batch=next(_NUMBERS))
                 except asyncio.CancelledError:
-                    self._statistics.received -= count  # they go back to the queue
+                    self._statistics.returned += count  # they go back to the queue
                     raise
             except BaseException as error:  # noqa: BLE001  (plugin code may raise anything)
                 failure = replace(failure_of(error), batch=next(_NUMBERS))
@@ -255,7 +255,7 @@ class BatchLane(Lane):
         try:
             await type(ended[0]).settle_batch(ended)
         except asyncio.CancelledError:
-            self._statistics.received -= len(failed)
+            self._statistics.returned += len(failed)
             for delivery in ended:
                 self._taken.remove(delivery)
             raise

@@ -302,7 +302,7 @@ class Dispatcher:
             dead_letter(slot, delivery, reason=reason, attempts=tried.get(id(delivery), ()))
             for delivery in left
         ]
-        slot.statistics.received += len(left)  # unfinished, if they cannot even be kept
+        slot.statistics.taken += len(left)  # unfinished, if they cannot even be kept
         writing = asyncio.create_task(asyncio.to_thread(self._dead_letters.add, letters))
         try:
             await asyncio.shield(writing)

@@ -259,7 +259,7 @@ class Lane:
             try:
                 if not number:
                     number = delivery.attempt
-                    self._statistics.received += 1
+                    self._statistics.taken += 1
                     if self._tried and (tried := self._tried.pop(id(delivery), None)) is not None:
                         failures = tried.attempts
                         number = failures[-1].number + 1
@@ -335,7 +335,7 @@ class Lane:
 
     def _goes_back(self, delivery: Delivery, number: int, failures: list[Attempt] | None) -> None:
         """It goes back to the queue, in or after this attempt; at rest it is known what failed before."""
-        self._statistics.received -= 1
+        self._statistics.returned += 1
         if failures and self._leaving:
             self._tried[id(delivery)] = Tried(delivery, failures)
         if self._history is not None:
@@ -487,7 +487,7 @@ class Lane:
         self._taken.clear()
         was_cancelled = self._task is not None and self._task.done() and self._task.cancelled()
         if held and not was_cancelled:  # one that was has taken it back already
-            self._statistics.received -= self._in_hand
+            self._statistics.returned += self._in_hand
             self._statistics = Statistics()  # what the handler may still answer is counted nowhere
             self._settlements = Settlements()
             self._history = None

@@ -1,9 +1,12 @@
 """Which plugins a host has: those that are there, and the accounts of those that went."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TypeAlias
 
+from common_telemetry import Account
 from echo_core.errors import NotFound
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.statistics import PluginSnapshot
@@ -18,23 +21,67 @@ class Roster:
     def __init__(self) -> None:
         self._supervisors: dict[PluginSlot, Supervisor | None] = {}
         self._past: dict[_Version, PluginSlot] = {}
+        self._counted: dict[str, tuple[PluginSlot, ...]] = {}
+        """Those whose numbers are the account of a name, each number once."""
+        self._observed: set[tuple[str, str]] = set()
+        self._is_moving_numbers = False
 
     def add(self, slot: PluginSlot, supervisor: Supervisor | None = None) -> None:
-        """Take it in; it goes on counting where the same version stopped."""
-        past = self._past.pop(_version(slot), None)
-        if past is not None:
-            slot.statistics = past.statistics
-        self._supervisors[slot] = supervisor
+        """Take it in; it goes on counting where the same version stopped, in telemetry too."""
+        with self._numbers_move():
+            past = self._past.pop(_version(slot), None)
+            if past is not None:
+                slot.statistics = past.statistics
+                self._leave_out(past)
+            self._supervisors[slot] = supervisor
+            self._counted[slot.name] = (*self._counted.get(slot.name, ()), slot)
+        which = slot.name, slot.version
+        if supervisor is not None and which not in self._observed:
+            self._observed.add(which)
+            slot.telemetry.observe_account(functools.partial(self.account, *which))
 
     def remove(self, slot: PluginSlot) -> None:
         """Let it go; its account is kept, with that of other builds of the same version."""
-        del self._supervisors[slot]
-        version, account = _version(slot), slot.statistics
-        heirs = [other for other in (*self._supervisors, *self._past.values()) if _version(other) == version]
-        if heirs:
-            heirs[0].statistics.absorb(account)
-        elif account.received or account.failed_attempts or account.published or account.shed:
-            self._past[version] = slot
+        with self._numbers_move():
+            del self._supervisors[slot]
+            version, numbers = _version(slot), slot.statistics
+            others = (*self._supervisors, *self._past.values())
+            heirs = [other for other in others if _version(other) == version]
+            if heirs:
+                heirs[0].statistics.absorb(numbers)
+                self._leave_out(slot)
+            elif numbers.taken or numbers.published or numbers.shed:
+                self._past[version] = slot
+            else:
+                self._leave_out(slot)
+
+    def _leave_out(self, slot: PluginSlot) -> None:
+        self._counted[slot.name] = tuple(other for other in self._counted[slot.name] if other is not slot)
+
+    @contextmanager
+    def _numbers_move(self) -> Iterator[None]:
+        # Not a lock: who shuts telemetry down in a signal handler may have interrupted these very lines.
+        self._is_moving_numbers = True
+        try:
+            yield
+        finally:
+            self._is_moving_numbers = False
+
+    def account(self, name: str, version: str) -> Account | None:
+        """What became of the messages of this version; None while its numbers move. From any thread."""
+        slots = self._counted.get(name, ())
+        accounts = [slot.account() for slot in slots]
+        mine = [account for slot, account in zip(slots, accounts, strict=True) if slot.version == version]
+        # A version without a queue of its own is fed from that of the other one.
+        guests = sum(
+            account.in_hand
+            for slot, account in zip(slots, accounts, strict=True)
+            if slot.subscription is None and slot.version != version
+        )
+        if self._is_moving_numbers or slots is not self._counted.get(name, ()):
+            return None
+        total = Account(*map(sum, zip(*mine, strict=True)))
+        return total._replace(waiting=max(0, total.waiting - guests))
 
     def slots(self) -> Sequence[PluginSlot]:
         """Those that are there."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from common_telemetry import MessageTelemetry, PluginTelemetry
+from common_telemetry import Account, MessageTelemetry, PluginTelemetry
 from common_telemetry.attributes import PLUGIN_NAME, PLUGIN_VERSION
 from echo_core.manifest import Manifest
 from echo_core.message import BaseMessage
@@ -180,6 +180,16 @@ class PluginSlot:
         """Messages that wait for it."""
         waiting = self.subscription.statistics().waiting if self.subscription else 0
         return waiting + len(self.resting) + len(self.kept)
+
+    def account(self) -> Account:
+        """The numbers of this moment for telemetry; safe from any thread."""
+        subscription = self.subscription
+        account = self.statistics.account()
+        if subscription is None:
+            return account
+        queue = subscription.statistics()
+        # What is counted as ended a moment before it is settled is in neither.
+        return account._replace(waiting=max(0, queue.waiting + queue.unsettled - account.in_hand))
 
     def snapshot(self) -> PluginSnapshot:
         """The numbers of this moment."""

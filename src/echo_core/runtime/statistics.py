@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from common_telemetry import Account
 from echo_core.runtime.states import BROKEN, LIVE, PluginState
 
 _RECENT: Final = 1_024
@@ -12,7 +13,10 @@ _RECENT: Final = 1_024
 
 
 class Statistics:
-    """Counters of one plugin. A delivery ends as one of the three outcomes, is shed, or is still in hand."""
+    """Counters of one plugin. A delivery ends as one of the three outcomes, is shed, or is still in hand.
+
+    Whoever reads them in another thread than the loop's does it by `account`.
+    """
 
     __slots__ = (
         "dead_lettered",
@@ -21,14 +25,18 @@ class Statistics:
         "filtered",
         "processed",
         "published",
-        "received",
         "recent",
         "refused",
+        "returned",
         "shed",
+        "taken",
     )
 
     def __init__(self) -> None:
-        self.received = 0
+        self.taken = 0
+        """Deliveries that were begun; one that went back counts again when it is begun again."""
+        self.returned = 0
+        """Of those, the ones that went back to their queue."""
         self.processed = 0
         self.filtered = 0
         self.dead_lettered = 0
@@ -42,9 +50,31 @@ class Statistics:
         self.recent: deque[float] = deque(maxlen=_RECENT)
         """How many seconds handling took lately, the oldest first."""
 
+    @property
+    def received(self) -> int:
+        """Deliveries taken from the queue: those that have ended, and those in hand."""
+        return self.taken - self.returned
+
+    def account(self) -> Account:
+        """The same for telemetry, of one moment: safe from any thread."""
+        # One expression without a call in it, in which CPython goes on to no other thread.
+        now = self.taken, self.returned, self.processed, self.filtered, self.dead_lettered, self.published
+        taken, returned, processed, filtered, dead_lettered, published = now
+        return Account(
+            consumed=taken,
+            returned=returned,
+            processed=processed,
+            filtered=filtered,
+            dead_lettered=dead_lettered,
+            shed=sum(self.shed.copy().values()),
+            published=published,
+            in_hand=taken - returned - processed - filtered - dead_lettered,
+        )
+
     def absorb(self, other: "Statistics") -> None:
         """Count here too what was counted there."""
-        self.received += other.received
+        self.taken += other.taken
+        self.returned += other.returned
         self.processed += other.processed
         self.filtered += other.filtered
         self.dead_lettered += other.dead_lettered

@@ -67,7 +67,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubscriptionStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot; safe to ask for at any time."""
+    """A snapshot; safe to ask for at any time, from any thread."""
 
     waiting: int
     """Accepted, and not yet received."""

@@ -50,7 +50,8 @@ class Merged:
 
     def statistics(self, sources: Sequence[Subscription]) -> SubscriptionStatistics:
         """Of all of them; what nobody has taken waits."""
-        done = [task for task in self._receiving.values() if task.done() and not task.exception()]
+        tasks = [task for task in self._receiving.copy().values() if task.done() and not task.cancelled()]
+        done = [task for task in tasks if not task.exception()]
         brought = len(self._kept) + sum(len(task.result()) for task in done)
         each = [source.statistics() for source in sources]
         return SubscriptionStatistics(
