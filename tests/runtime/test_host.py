@@ -15,9 +15,11 @@ import pytest
 
 from echo_core import BaseMessage, Filter, Invalid, Plugin, PluginError, ProcessingStatus, Sink, Validator
 from echo_core.errors import LibraryError
+from echo_core.runtime import dispatch
 from echo_core.runtime.dead_letters import DeadLetterError
 from echo_core.runtime.states import PluginState
 from echo_core.testing.clock import ManualClock
+from echo_core.transports.memory import MemoryTransport
 from runtime.hosting import Endless, Handler, Numbers, World, manifest, running
 
 SOURCE = manifest("counting", says=("raw",), plugin_type="source")
@@ -709,6 +711,53 @@ def test_a_stop_during_the_start_does_not_wait_for_it(tmp_path: Path) -> None:
         world.host.request_stop()
         final = await asyncio.wait_for(running, 60)
         assert final["stuck"].state is PluginState.STOPPED
+
+    run(scenario())
+
+
+class SlowToCollect(MemoryTransport):
+    """Makes its queues somewhere else, some time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.is_collecting = asyncio.Event()
+
+    async def wait_until_collecting(self) -> None:
+        self.asked.set()
+        await self.is_collecting.wait()
+
+
+def test_a_host_is_started_and_its_sources_begin_when_its_queues_are_there(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        transport, sink = SlowToCollect(), Handler()
+        world = World(tmp_path, transport=transport)
+        world.add(Numbers(3), SOURCE)
+        world.add(sink, manifest("sink", hears=("raw",)))
+        started = asyncio.create_task(world.host.started())
+        finished = asyncio.create_task(world.run())
+        await transport.asked.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert (sink.data, started.done()) == ([], False)
+        transport.is_collecting.set()
+        await finished
+        assert (sink.data, started.done()) == ([0, 1, 2], True)
+
+    run(scenario())
+
+
+def test_a_queue_that_is_never_made_holds_up_the_others_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_COLLECTING_S", 0.01)
+
+    async def scenario() -> None:
+        world, sink = World(tmp_path, transport=SlowToCollect()), Handler()
+        world.add(Numbers(3), SOURCE)
+        world.add(sink, manifest("sink", hears=("raw",)))
+        await world.run()
+        assert sink.data == [0, 1, 2]
 
     run(scenario())
 

@@ -82,6 +82,20 @@ async def test_messages_wait_at_the_broker_while_nobody_is_there(scheme: str, br
 
 
 @async_test
+async def test_what_another_host_publishes_arrives_as_soon_as_the_queue_is_said_to_be_there(
+    scheme: str, brokers: Brokers
+) -> None:
+    if scheme == "kafka":
+        pytest.skip("the other host is told of the queue by Kafka, a moment later")
+    url = brokers.url(scheme)
+    async with open_broker(url) as one, open_broker(url) as other:
+        reader = one.subscribe("reader", ["a"])
+        await one.wait_until_collecting()
+        await other.publish("a", message(1))
+        assert await settle(await take(reader, 1)) == [1]
+
+
+@async_test
 async def test_hosts_that_subscribe_with_one_name_share_its_messages(scheme: str, brokers: Brokers) -> None:
     brokers.server(scheme).needs(MOVE_PARTITIONS)
     url, count = brokers.url(scheme), 300

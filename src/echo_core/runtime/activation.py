@@ -105,6 +105,7 @@ class Activation:
         await self._get_ready(supervisor)
         self._dispatcher.collect(supervisor.slot)
         self.feed(supervisor)
+        await self._dispatcher.until_collecting()
         self._start_source(supervisor)
 
     async def _get_ready(self, supervisor: Supervisor) -> None:

@@ -39,6 +39,8 @@ _BLAMED_S: Final = 60.0
 _HERE: Final = str(Path(__file__).parent)
 _TICK_S: Final = 0.05
 """How often handlers are held against their deadlines."""
+_COLLECTING_S: Final = 5.0
+"""How long sources wait for the queues of this host to be made."""
 _LOOKED_AT: Final = 50
 """Plugins that are asked at each tick whether they get on; where there are more, each has its turn."""
 
@@ -115,6 +117,15 @@ class Dispatcher:
             )
             if self._history is not None:
                 self._history.subscribed(slot.subscription, slot.name, slot.manifest.subscriptions)
+
+    async def until_collecting(self) -> None:
+        """Return when messages wait for all that were subscribed, whoever publishes them.
+
+        After a few seconds in any case: one queue that cannot be made must not hold up the others.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_COLLECTING_S):
+                await self._transport.wait_until_collecting()
 
     def follow(self, slot: PluginSlot) -> None:
         """Follow the messages of a source that wants to know how they end; without effect on others."""

@@ -382,6 +382,7 @@ class Host:
         for supervisor in loaded:
             await self._activation.open(supervisor)
             await turn.give()
+        await self._dispatcher.until_collecting()
         for supervisor in loaded:
             if supervisor.slot.is_source and supervisor.slot.is_live:
                 supervisor.start_source()

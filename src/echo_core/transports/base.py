@@ -209,6 +209,12 @@ class Transport(ABC):
         publishers are slowed (see `Capabilities.bounded_by_publisher`).
         """
 
+    async def wait_until_collecting(self) -> None:  # noqa: B027  (`subscribe` alone is enough by default)
+        """Return when what anybody publishes from now on reaches every subscription of this process.
+
+        What this process publishes does so without being waited for.
+        """
+
     def limit(self, bounds: Bounds) -> None:  # noqa: B027  (to keep nothing here is a good default)
         """Hold no more than this in the memory of this process. Called before the first `subscribe`.
 

@@ -298,6 +298,9 @@ class LocalTransport(Transport):
             outside = self.outside.subscribe(name, beyond, queue_limit=queue_limit)
         return RoutedSubscription(name, inside, outside, self._flights, self._in_hand.setdefault(name, {}))
 
+    async def wait_until_collecting(self) -> None:
+        await self.outside.wait_until_collecting()
+
     # -- accounting -----------------------------------------------------------------------------------
 
     def limit(self, bounds: Bounds) -> None:

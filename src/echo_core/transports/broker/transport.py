@@ -426,6 +426,10 @@ class BrokerTransport(ConnectedTransport):
         self._begin_listening(subscription, partial(self._establish_or_fail, subscription))
         return subscription
 
+    async def wait_until_collecting(self) -> None:
+        for subscription in list(self._subscriptions):
+            await subscription.until_ready()
+
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._establishing.add(task)
