@@ -246,6 +246,8 @@ def test_several_lanes_without_a_key_share_the_work(tmp_path: Path) -> None:
         nonlocal inside
         inside += 1
         together.append(inside)
+        while max(together) < 4:
+            await asyncio.sleep(0)
         await asyncio.sleep(0)
         inside -= 1
 

@@ -20,7 +20,7 @@ import os, signal, sys, time
 from common_telemetry import TelemetryConfig, TelemetryContext
 from telemetry.pipeline import Message
 
-telemetry = TelemetryContext.from_config(TelemetryConfig(engine=os.environ["ENGINE"], shutdown_timeout_s=5))
+telemetry = TelemetryContext.from_config(TelemetryConfig(engine=os.environ["ENGINE"], shutdown_timeout_s=20))
 plugin = telemetry.for_plugin("worker", "1.0.0", "running")
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 message = Message("m1", trace_context={"traceparent": os.environ["TRACEPARENT"]})
@@ -83,7 +83,7 @@ def test_a_process_that_ends_in_order_has_reported_everything_in_the_same_trace(
     with worker(engine, ending, message, receiver) as process:
         if ending == "terminated":
             process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (0, "")
     assert host.flush()
 
@@ -107,7 +107,7 @@ def test_the_host_ends_the_trace_of_a_process_that_was_killed_over_a_message(
     _, message = published(host)
     with worker(engine, "killed", message, receiver) as process:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     host.for_plugin("worker", "1.0.0", "failed").messages.crash("orders.raw", message, process.returncode)
     assert host.flush()
 
