@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.timeout(60),
 ]
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 LOSSES: dict[str, Callable[[Proxy], None]] = {
     "both sides see it": Proxy.cut,
     "the broker does not see it": Proxy.cut_near,

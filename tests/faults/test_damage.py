@@ -152,7 +152,7 @@ def test_a_host_on_a_damaged_store_delivers_nothing_that_was_not_written(sound: 
         kind = damaged(content, chance)
         (folder / STORE).write_bytes(content)
         try:
-            came = asyncio.run(asyncio.wait_for(drain(folder / STORE, "all", PATTERNS["all"]), 20))
+            came = asyncio.run(asyncio.wait_for(drain(folder / STORE, "all", PATTERNS["all"]), 60))
         except TransportError as error:
             say_what_to_do(error, f"seed {seed}: {kind}")
         else:

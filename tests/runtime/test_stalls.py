@@ -28,7 +28,7 @@ OK = ProcessingStatus.ACKNOWLEDGED
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 

@@ -84,6 +84,6 @@ async def once(url: str, data: object = "data") -> None:
     async with transport_for(url) as transport:
         reader = transport.subscribe("reader", ["a"])
         await transport.publish("a", BaseMessage(source="test", data=data))
-        (delivery,) = await asyncio.wait_for(reader.receive(), 20)
+        (delivery,) = await asyncio.wait_for(reader.receive(), 60)
         assert delivery.message.data == data
         await delivery.settle()

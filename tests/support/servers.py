@@ -20,7 +20,7 @@ import pytest
 
 from support.ports import free_port
 
-_READY_S: Final = 40.0
+_READY_S: Final = 90.0
 
 
 def missing(what: str, how: str) -> NoReturn:
@@ -67,7 +67,14 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and return when it takes connections."""
+        """Start it and return when it takes connections; where it does not, nothing of it is left."""
+        try:
+            self._start()
+        except BaseException:
+            self._kill_group(signal.SIGKILL)
+            raise
+
+    def _start(self) -> None:
         with self._log.open("ab") as log:
             begins = log.tell()
             # A group of its own: what the program starts ends with it.
@@ -105,10 +112,13 @@ class Server:
         """That of the program."""
         return self._environ or {}
 
-    def _end(self, how: signal.Signals) -> None:
+    def _kill_group(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, how)
             self._process.wait()
+
+    def _end(self, how: signal.Signals) -> None:
+        self._kill_group(how)
         while _answers(self.port):  # what the program had started ends a moment later
             time.sleep(0.01)
 

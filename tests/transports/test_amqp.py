@@ -51,9 +51,9 @@ async def test_what_somebody_else_publishes_arrives_as_bytes(brokers: Brokers) -
         await transport.publish("a", BaseMessage(source="test", data="ours"))
         async with operator(brokers.server("amqp").port) as channel:
             await channel.basic_publish(b"{not ours}", exchange="foreign", routing_key="a.b")
-        came = [*await asyncio.wait_for(reader.receive(2), 20)]
+        came = [*await asyncio.wait_for(reader.receive(2), 60)]
         while len(came) < 2:
-            came += await asyncio.wait_for(reader.receive(2), 20)
+            came += await asyncio.wait_for(reader.receive(2), 60)
         assert [(one.message.source, one.message.data) for one in came] == [
             ("test", "ours"),
             ("amqp", b"{not ours}"),
@@ -70,7 +70,7 @@ async def test_classic_queues_keep_the_promise_of_attempts(brokers: Brokers) -> 
         await transport.publish("a", BaseMessage(source="test"))
         (first,) = await reader.receive()
         await first.retry()
-        (again,) = await asyncio.wait_for(reader.receive(), 20)
+        (again,) = await asyncio.wait_for(reader.receive(), 60)
         assert (first.attempt, again.attempt) == (1, 2)
         await again.settle()
 
@@ -80,7 +80,7 @@ async def test_a_queue_of_another_kind_is_refused_with_the_reason(brokers: Broke
     await once(brokers.url("amqp", prefix="kinds", queue_type="classic"))
     async with transport_for(brokers.url("amqp", prefix="kinds")) as transport:
         with pytest.raises(TransportError, match=r"(?s)kinds\.reader.*queue_type"):
-            await asyncio.wait_for(transport.subscribe("reader", ["a"]).receive(), 20)
+            await asyncio.wait_for(transport.subscribe("reader", ["a"]).receive(), 60)
 
 
 @async_test

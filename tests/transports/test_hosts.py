@@ -84,7 +84,7 @@ class Machine:
     async def end(self) -> HostSnapshot:
         assert self._running is not None
         self.host.request_stop()
-        return await asyncio.wait_for(self._running, 20)
+        return await asyncio.wait_for(self._running, 60)
 
 
 async def until(condition: Any) -> None:
@@ -255,7 +255,7 @@ async def test_local_topics_keep_to_the_host_and_its_dead_letters_settle_what_th
     source.add(Numbers(6), manifest("counter", says=("raw",)))
     await source.run(until_idle=True)
     await until(lambda: {0, 1, 2, 4, 5} <= set(last.data))
-    await asyncio.wait_for(work.transport.wait_until_settled(), 20)
+    await asyncio.wait_for(work.transport.wait_until_settled(), 60)
     numbers = {plugin.name: plugin for plugin in work.host.snapshot().plugins}
     assert [one.name for one in work.transport._subscriptions] == ["first"]
     assert (numbers["last"].processed, numbers["last"].dead_lettered) == (5, 1)

@@ -23,7 +23,7 @@ from support.brokers import Brokers, once, open_broker
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # see conftest.py
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from echo_core.transports.memory import MemoryDelivery, MemorySubscription, Memo
 from support.brokers import SCHEMES, Brokers, open_broker
 from support.proxy import Proxy
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Keeping(MemoryTransport):

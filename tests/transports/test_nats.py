@@ -141,10 +141,10 @@ async def test_what_somebody_else_publishes_arrives_as_bytes(brokers: Brokers) -
         await asyncio.sleep(0.05)
         async with operator(brokers.server("nats").port) as jetstream:
             await jetstream.publish("foreign.a", b"{not ours}")
-        (delivery,) = await asyncio.wait_for(reader.receive(), 20)
+        (delivery,) = await asyncio.wait_for(reader.receive(), 60)
         assert (delivery.message.source, delivery.message.data) == ("nats", b"{not ours}")
         await delivery.retry()
-        (again,) = await asyncio.wait_for(reader.receive(), 20)
+        (again,) = await asyncio.wait_for(reader.receive(), 60)
         assert again.message.id == delivery.message.id
         await again.settle()
 
@@ -171,7 +171,7 @@ async def test_what_a_new_connection_brings_at_once_waits_for_what_the_old_one_l
                 await flush(timeout)
                 if client.stats["reconnects"] and reader._arrivals == arrived:
                     await publish(range(10, 20))
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(60):
                         while reader._arrivals < arrived + 10:
                             await asyncio.sleep(0.01)
 
@@ -182,7 +182,7 @@ async def test_what_a_new_connection_brings_at_once_waits_for_what_the_old_one_l
             proxy.cut()
             proxy.mend()
             handled: list[int] = []
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(handled) < 20:
                     for delivery in await reader.receive(7):
                         handled.append(delivery.message.data)

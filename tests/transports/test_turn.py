@@ -23,7 +23,7 @@ class Clock:
 
 def run(scenario: Scenario) -> None:
     async def with_turn() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scenario(Turn.of_running_loop())
 
     asyncio.run(with_turn())
