@@ -100,7 +100,7 @@ def reasons(call: Call, name: str) -> list[str]:
     return [move["reason"] for move in told(call, name)["moves"] if move["reason"]]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_saboteurs_come_and_go_and_the_neighbours_do_not_notice(
     host: subprocess.Popen[str], call: Call
 ) -> None:

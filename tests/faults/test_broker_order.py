@@ -26,7 +26,7 @@ from transports.test_hosts import Machine
 pytestmark = [
     pytest.mark.parametrize("scheme", SCHEMES),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # client libraries, of failed connections
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(180),
 ]
 
 PATIENCE_S = 60.0

@@ -31,7 +31,7 @@ WRITTEN_S = {"amqp": 3.5}
 pytestmark = [
     pytest.mark.parametrize("scheme", SCHEMES),
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # client libraries, of failed connections
-    pytest.mark.timeout(60 + 30 * BLOWS),
+    pytest.mark.timeout(180 + 30 * BLOWS),
 ]
 
 

@@ -131,7 +131,7 @@ def one_damage(sound: Path, folder: Path, seed: int) -> str:
     return "repaired"
 
 
-@pytest.mark.timeout(60 + DAMAGES)
+@pytest.mark.timeout(120 + DAMAGES)
 @pytest.mark.slow
 def test_every_damage_is_found_and_mended_or_refused_or_does_no_harm(sound: Path, tmp_path: Path) -> None:
     first = random.randrange(2**32)
@@ -140,7 +140,7 @@ def test_every_damage_is_found_and_mended_or_refused_or_does_no_harm(sound: Path
     assert set(came) >= {"repaired"}
 
 
-@pytest.mark.timeout(60 + DAMAGES)
+@pytest.mark.timeout(120 + DAMAGES)
 @pytest.mark.slow
 def test_a_host_on_a_damaged_store_delivers_nothing_that_was_not_written(sound: Path, tmp_path: Path) -> None:
     """It says E-STORE, or gives what is whole; a message comes as it was, or not at all."""

@@ -157,7 +157,7 @@ def test_damage_is_told_or_does_no_harm_and_the_next_host_records_on(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + DAMAGES)
+@pytest.mark.timeout(120 + DAMAGES)
 def test_whatever_is_damaged_the_history_answers_or_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "history.sqlite"
     with recording(path, payloads="all") as recorder:

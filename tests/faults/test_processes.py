@@ -152,7 +152,7 @@ class Chaos:
                 self.received += ended
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("run", range(RUNS))
 @pytest.mark.parametrize("scheme", ["memory", "sqlite"])
 @pytest.mark.parametrize("tier", TIERS)

@@ -74,7 +74,7 @@ def test_states_of_an_earlier_version_have_no_checksum_and_hold(path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + DAMAGES)
+@pytest.mark.timeout(120 + DAMAGES)
 def test_whatever_is_damaged_no_source_goes_on_from_what_was_not_written(path: Path, tmp_path: Path) -> None:
     first = random.randrange(2**32)
     for seed in range(first, first + DAMAGES):

@@ -178,7 +178,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + DAMAGES)
+@pytest.mark.timeout(120 + DAMAGES)
 def test_whatever_is_damaged_is_found_and_saved_or_named_or_refused(sound: Path, tmp_path: Path) -> None:
     first, whole = random.randrange(2**32), kept(sound)
     saved = 0
