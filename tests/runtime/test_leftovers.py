@@ -19,6 +19,7 @@ import pytest
 
 from common_telemetry.testing import OtlpReceiver
 from echo_core.errors import PluginInitError
+from echo_core.runtime.leftovers import sweep
 from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.offer import Offer, offer_of
@@ -47,7 +48,7 @@ CODE = """
             await asyncio.sleep(0.01)
 
     async def stubborn():
-        end = time.monotonic() + 1
+        end = time.monotonic() + 3
         while time.monotonic() < end:
             try:
                 await asyncio.sleep(0.01)
@@ -128,7 +129,7 @@ CODE = """
         async def atexit_callback(self, folder): atexit.register(note, folder / "at_exit")
         async def slow_atexit_callback(self, folder):
             atexit.register(note, folder / "never")
-            atexit.register(time.sleep, 1)
+            atexit.register(time.sleep, 3)
         async def failing_atexit_callback(self, folder): atexit.register(note, "/nowhere/at/all")
         async def own_log_handler(self, folder): logging.getLogger("of.all").addHandler(MyHandler())
         async def log_handler(self, folder): logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
@@ -139,9 +140,11 @@ CODE = """
         async def failing_init(self, folder):
             self.report = open(folder / "report", "w")
             raise ValueError("no")
-        async def slow(self, folder): await asyncio.sleep(0.05)
+        async def slow(self, folder):
+            (folder / "begun").touch()
+            while "LEAKY_TOKEN" not in os.environ: await asyncio.sleep(0.001)
         async def slow_environment(self, folder):
-            await self.slow(folder)
+            while not (folder / "begun").exists(): await asyncio.sleep(0.001)
             await self.environment(folder)
         async def environment(self, folder): os.environ["LEAKY_TOKEN"] = "secret"
         async def policy(self, folder): asyncio.set_event_loop_policy(MyPolicy())
@@ -284,7 +287,10 @@ def test_a_plugin_that_ends_what_it_began_has_nothing_reported(library: Library,
     assert all(event.reason == "" for event in world.events)
 
 
-def test_a_thread_that_ends_in_a_moment_is_waited_for(library: Library, tmp_path: Path) -> None:
+def test_a_thread_that_ends_in_a_moment_is_waited_for(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_GRACE_S", 60.0)  # as long as a busy machine takes for that moment
     _, last = asyncio.run(come_and_go(library, tmp_path, "ending_thread"))
     assert last.reason == ""
 

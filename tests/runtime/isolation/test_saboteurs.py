@@ -228,7 +228,7 @@ def test_a_handler_that_swallows_its_cancellation_costs_its_own_message_alone(tm
         tmp_path,
         saboteur(deed),
         count=8,
-        timeouts={"message_ms": 1_000, "init_ms": 30_000},
+        timeouts={"message_ms": 3_000, "init_ms": 30_000},
         delivery={"max_attempts": 1},
     )
     numbers = run.to_the_end()
