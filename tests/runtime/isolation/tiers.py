@@ -33,7 +33,7 @@ class Tiers:
             "subscriptions": ["in"],
             "publications": ["out"],
             "delivery": FAST_RETRIES,
-            "timeouts": {"init_ms": 30_000},  # a busy machine takes its time to start a process
+            "timeouts": {"init_ms": 60_000},  # a busy machine takes its time to start a process
         }
         return make_library(self.workspace, name, code=code, **(document | manifest))
 
