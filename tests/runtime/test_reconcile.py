@@ -183,7 +183,7 @@ def test_a_link_that_was_read_before_a_change_does_not_undo_it(
     def read_and_wait(*which: Any) -> Any:
         entry = read_enabled(*which)
         has_read.set()
-        may_go_on.wait(20)
+        may_go_on.wait(60)
         return entry
 
     async def scenario(workspace: Workspace, host: Host, reconciler: Reconciler) -> None:

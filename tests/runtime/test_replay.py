@@ -222,19 +222,25 @@ async def test_a_replay_that_waits_for_its_transport_is_not_taken_for_one_that_e
     letters: DeadLetterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("echo_core.runtime.replay._LOOK_S", 0.01)
-    monkeypatch.setattr("echo_core.runtime.dead_letters.jobs._ABANDONED_NS", 500_000_000)
     letters.add([letter(number) for number in range(5)])
-    letters.jobs.add(ReplayWish())
+    job, alive, said = letters.jobs.add(ReplayWish()), letters.jobs.alive, list[int]()
+
+    def say(job: ReplayJob, owner: str) -> None:
+        alive(job, owner)
+        said.append(job.id)
+
+    monkeypatch.setattr(letters.jobs, "alive", say)
     async with Slow() as transport, transport.subscribe("worker", ["#"]):
         running = asyncio.create_task(Replayer(letters, transport).run_waiting())
         while transport.quick >= 0:
             await asyncio.sleep(0.001)
-        until = asyncio.get_running_loop().time() + 0.7
-        while asyncio.get_running_loop().time() < until:
-            assert letters.jobs.take("another") is None
-            await asyncio.sleep(0.05)
+        said.clear()
+        while len(said) < 3:
+            await asyncio.sleep(0.01)
+        assert letters.jobs.take("another") is None
         running.cancel()
         await asyncio.wait([running])
+    assert set(said) == {job.id}
 
 
 @async_test
