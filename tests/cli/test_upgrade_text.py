@@ -44,3 +44,12 @@ def test_what_can_be_done_next_is_that_of_the_strategy() -> None:
     assert told()[-1] == "next: echo-core upgrade shout --show, --finish or --abort"
     assert "--switch" in told(strategy="blue-green")[-1]
     assert "--percent NUMBER" in told(strategy="canary")[-1]
+
+
+def test_how_long_either_version_takes_is_told_where_it_is_known() -> None:
+    lines = told(old_p95_ms=0.21, new_p95_ms=11.04)
+    assert lines[1:3] == [
+        "  1.0  ended 3, failed at first 0, 95 % handled within 0.2 ms",
+        "  2.0  ended 3, failed at first 0, 95 % handled within 11.0 ms",
+    ]
+    assert "handled" not in told()[1]

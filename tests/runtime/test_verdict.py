@@ -2,15 +2,21 @@
 
 import math
 import random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from echo_core.manifest import Delivery
+from echo_core.runtime.states import PluginState
+from echo_core.runtime.statistics import Statistics
 from echo_core.runtime.upgrade import verdict
+from echo_core.runtime.upgrade.plan import Plan
 from echo_core.runtime.upgrade.splitter import part_of
+from echo_core.runtime.upgrade.trial import Trial
 from echo_core.runtime.upgrade.verdict import Failures, Tally, binomial_tail, hypergeometric_tail
 from runtime.canaries import Fails, canary
 
@@ -81,6 +87,39 @@ def test_a_version_that_does_worse_is_told_why(new: Tally, said: str) -> None:
 )
 def test_a_little_worse_is_not_proved(new: Tally) -> None:
     assert why_worse(tally(450), new, 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("old_has", "new_has", "took", "goes"),
+    [
+        (False, False, 0.015, True),
+        (False, True, 0.015, False),  # the way there and back, which was asked for
+        (False, True, 0.050, True),  # more than that
+        (True, True, 0.015, True),
+        (True, False, 0.015, True),
+    ],
+)
+def test_the_way_to_a_process_of_its_own_is_not_held_against_a_canary_that_moves_there(
+    old_has: bool, new_has: bool, took: float, goes: bool
+) -> None:
+    def version(has_process: bool) -> Any:
+        slot = SimpleNamespace(
+            statistics=Statistics(),
+            state=PluginState.RUNNING,
+            reason="",
+            has_process=has_process,
+            on_failed_first=lambda message, count: None,
+        )
+        return SimpleNamespace(slot=slot, manifest=SimpleNamespace(delivery=Delivery()))
+
+    old, new, idle = version(old_has), version(new_has), SimpleNamespace(has_work=lambda slot: False)
+    trial = Trial(old, new, Plan(strategy="canary"), cast(Any, idle), 1.0)
+    for each, seconds in ((old, 0.001), (new, took)):
+        numbers = each.slot.statistics
+        numbers.taken = numbers.processed = numbers.published = 60
+        numbers.recent.extend([seconds] * 60)
+    assert bool(trial.judge()) is goes
+    assert trial.bad == "" or "messages took longer than" in trial.bad
 
 
 def poison(share: float) -> Fails:

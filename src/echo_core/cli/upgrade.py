@@ -92,8 +92,10 @@ def text_of(done: Upgraded) -> str:
 def _trial_text(name: str, trial: TrialStatus) -> str:
     lines = [
         f"{name}: {trial.strategy} for {trial.seconds:,.1f} s",
-        f"  {trial.old_version}  ended {trial.old_ended:,}, failed at first {trial.old_failed:,}",
-        f"  {trial.new_version}  ended {trial.new_ended:,}, failed at first {trial.new_failed:,}",
+        f"  {trial.old_version}  ended {trial.old_ended:,}, failed at first {trial.old_failed:,}"
+        + _within(trial.old_p95_ms),
+        f"  {trial.new_version}  ended {trial.new_ended:,}, failed at first {trial.new_failed:,}"
+        + _within(trial.new_p95_ms),
     ]
     if trial.strategy != "shadow":
         lines.append(f"  {trial.new_version} gets {trial.percent:g} %")
@@ -107,6 +109,10 @@ def _trial_text(name: str, trial: TrialStatus) -> str:
     actions = ", ".join(["--show", *_MORE.get(trial.strategy, ()), "--finish"])
     lines.append(f"next: echo-core upgrade {name} {actions} or --abort")
     return "\n".join(lines)
+
+
+def _within(p95_ms: float | None) -> str:
+    return "" if p95_ms is None else f", 95 % handled within {p95_ms:,.1f} ms"
 
 
 _MORE: Final = {"canary": ["--percent NUMBER"], "blue-green": ["--switch"]}

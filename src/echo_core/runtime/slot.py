@@ -114,6 +114,11 @@ class PluginSlot:
         return self.state in LIVE
 
     @property
+    def has_process(self) -> bool:
+        """Whether it runs in a process of its own."""
+        return self.open_channel is not None
+
+    @property
     def about(self) -> dict[str, str]:
         """For `extra` of a log record: `echo-core logs NAME` shows what concerns the plugin."""
         return {PLUGIN_NAME: self.name, PLUGIN_VERSION: self.version}

@@ -41,6 +41,9 @@ class TrialStatus(msgspec.Struct, frozen=True, kw_only=True):
     old_failed: int
     """Messages since then whose first attempt failed."""
     new_failed: int
+    old_p95_ms: float | None = None
+    """95th percentile of the recent handling times, the way to a process of its own included."""
+    new_p95_ms: float | None = None
     seconds: float
     looks: int
     comparison: Comparison | None = None

@@ -28,7 +28,7 @@ from echo_core.runtime.upgrade.plan import Plan
 from echo_core.runtime.upgrade.shadow import Shadow
 from echo_core.runtime.upgrade.splitter import NEW, OLD, Splitter, part_of
 from echo_core.runtime.upgrade.status import TrialStatus
-from echo_core.runtime.upgrade.verdict import Failures, Tally, why_refused, why_worse
+from echo_core.runtime.upgrade.verdict import WAY_S, Failures, Tally, why_refused, why_worse
 from echo_core.transports.base import Delivery
 
 _EACH: Final = 25
@@ -280,7 +280,8 @@ class Trial:
             return
         self._looked_at = new.received
         self.looks += 1
-        self.bad = why_worse(old, new, self.looks)
+        goes_farther = self.new.slot.has_process and not self.old.slot.has_process
+        self.bad = why_worse(old, new, self.looks, way_s=WAY_S if goes_farther else 0.0)
 
     def judge(self) -> str:
         """Why the new version is to go; empty while it may stay. Cheap: asked many times a second."""
@@ -332,6 +333,8 @@ class Trial:
             new_ended=new.ended,
             old_failed=old.failed,
             new_failed=new.failed,
+            old_p95_ms=self.old.slot.statistics.percentile_ms(0.95),
+            new_p95_ms=self.new.slot.statistics.percentile_ms(0.95),
             seconds=time.monotonic() - self.began,
             looks=self.looks + self._failures.looks,
             comparison=self.shadow.comparison() if self.shadow is not None else None,

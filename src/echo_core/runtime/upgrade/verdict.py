@@ -8,7 +8,8 @@ every look. So that looking often does not condemn by chance, look number k may 
   and the others. Not on attempts: a message that always fails is one misfortune, however often it is tried.
   Looked at whenever one more has failed (`Failures`).
 - handling time: as many of the new version's times as the binomial tail allows may lie above the old one's
-  95th percentile, where one in twenty should; half as long again, and a millisecond, are no matter.
+  95th percentile, where one in twenty should; half as long again, and a millisecond, are no matter. Nor is
+  the way to a process of its own (`WAY_S`), where the old version has none: that is what was asked for.
 - output: given all outputs of both, those of the new version are binomial in its share of the messages that
   went well; two-sided, and a fifth more or less is no matter.
 - refused publications: one is enough, unless the old version has them too.
@@ -34,6 +35,8 @@ _OF_A_KEY: Final = 3
 """Messages of a key that count, before the old version was asked to handle one of that key."""
 _SLOWER: Final = 1.5
 _SLOWER_S: Final = 0.001
+WAY_S: Final = 0.02
+"""What the way to a process and back may take, at the 95th percentile, on a machine that is very busy."""
 _TAIL: Final = 0.05
 _OTHER_OUTPUT: Final = 1.2
 
@@ -134,9 +137,14 @@ def _by_chance(failed: int, old: Tally, new: Tally) -> float:
     return hypergeometric_tail(failed, received, old.failed + failed, old.received + received)
 
 
-def why_worse(old: Tally, new: Tally, look: int) -> str:
-    """What else the new version does worse, in the same way. `look` counts from 1."""
-    return why_refused(old, new) or _is_slow(old, new, level(look)) or _says_other(old, new, level(look))
+def why_worse(old: Tally, new: Tally, look: int, *, way_s: float = 0.0) -> str:
+    """What else the new version does worse, in the same way. `look` counts from 1.
+
+    `way_s`: so many seconds more are no matter, because its messages have farther to go.
+    """
+    return (
+        why_refused(old, new) or _is_slow(old, new, level(look), way_s) or _says_other(old, new, level(look))
+    )
 
 
 def why_refused(old: Tally, new: Tally) -> str:
@@ -146,11 +154,11 @@ def why_refused(old: Tally, new: Tally) -> str:
     return ""
 
 
-def _is_slow(old: Tally, new: Tally, level: float) -> str:
+def _is_slow(old: Tally, new: Tally, level: float, way_s: float) -> str:
     if not old.times or not new.times:
         return ""
     p95 = sorted(old.times)[min(len(old.times) - 1, int(0.95 * len(old.times)))]
-    limit = max(_SLOWER * p95, p95 + _SLOWER_S)
+    limit = max(_SLOWER * p95, p95 + _SLOWER_S) + way_s
     above = sum(seconds > limit for seconds in new.times)
     p = binomial_tail(above, len(new.times), _TAIL)
     if p >= level:
