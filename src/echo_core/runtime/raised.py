@@ -1,6 +1,7 @@
 """What plugin code raises: it may be anything, and must not bring down what called it."""
 
 import asyncio
+from traceback import extract_tb
 from typing import Final
 
 LONGEST: Final = 10_000
@@ -20,6 +21,16 @@ def text_of(error: BaseException) -> str:
 def named(error: BaseException) -> str:
     """The class of the error, and what it says."""
     return f"{type(error).__name__}: {text_of(error)}".rstrip(": ")
+
+
+def place_in(package: str, error: BaseException) -> str:
+    """The innermost place in the package that the error came through: `file:line in function`, or empty."""
+    within = f"/{package}/"
+    frames = [frame for frame in extract_tb(error.__traceback__) if within in frame.filename]
+    if not frames:
+        return ""
+    inside = frames[-1].filename.rpartition(within)[2]
+    return f"{package}/{inside}:{frames[-1].lineno} in {frames[-1].name}"
 
 
 def shown(value: object) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from traceback import extract_tb
 from typing import Any, TypeVar
 
 from echo_core._version import __version__
@@ -21,7 +20,7 @@ from echo_core.runtime.isolation.plugin import RemotePlugin
 from echo_core.runtime.leftovers.leftover import told
 from echo_core.runtime.leftovers.surroundings import Key, Window
 from echo_core.runtime.leftovers.sweep import sweep
-from echo_core.runtime.raised import ends_caller, named, text_of
+from echo_core.runtime.raised import ends_caller, named, place_in, text_of
 from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.source_context import SourceContext
 from echo_core.runtime.states import BROKEN, PluginState
@@ -147,13 +146,9 @@ class Supervisor:
         return await call()
 
     def _place(self, error: BaseException) -> str:
-        """The innermost place in the plugin's own package that the error came through, in brackets."""
-        package = f"/{self.slot.name}/"
-        frames = [frame for frame in extract_tb(error.__traceback__) if package in frame.filename]
-        if not frames:
-            return ""
-        inside = frames[-1].filename.rpartition(package)[2]
-        return f" ({package[1:]}{inside}:{frames[-1].lineno} in {frames[-1].name})"
+        """Where in the plugin's package it came from, in brackets; its own process says it itself."""
+        place = place_in(self.slot.name, error)
+        return f" ({place})" if place else ""
 
     def start_source(self) -> None:
         """Begin to iterate the source; it ends as FINISHED or FAILED, or by `stop_source`."""

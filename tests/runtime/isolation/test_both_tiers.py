@@ -301,7 +301,22 @@ def test_an_endless_source_is_stopped_and_closed(tmp_path: Path, tier: Tier) -> 
             def create_plugin():
                 return Broken()
             """,
-            "init: ConnectionError: no database",
+            "init: ConnectionError: no database (subject/__init__.py:5 in init)",
+        ),
+        (
+            """
+            from echo_core import PluginError, Sink
+
+            class Broken(Sink):
+                async def init(self, context):
+                    raise PluginError("no table", fix="make one")
+
+                async def write(self, message): ...
+
+            def create_plugin():
+                return Broken()
+            """,
+            "subject/__init__.py:5 in init",
         ),
         (
             """
@@ -320,7 +335,7 @@ def test_an_endless_source_is_stopped_and_closed(tmp_path: Path, tier: Tier) -> 
             "init: no answer within",
         ),
     ],
-    ids=["import", "entry point", "no plugin", "init raises", "init hangs"],
+    ids=["import", "entry point", "no plugin", "init raises", "init refuses", "init hangs"],
 )
 def test_a_plugin_that_does_not_start_is_failed_with_its_reason(
     tmp_path: Path, tier: Tier, code: str, reason: str

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import textwrap
 import threading
@@ -420,10 +421,18 @@ def test_a_process_that_dies_while_it_loads_or_starts_fails_its_plugin_at_once(t
 
 
 def test_a_process_that_dies_in_init_fails_its_plugin_at_once(tmp_path: Path) -> None:
-    run = Run(tmp_path, saboteur("pass", preparation="os._exit(3)"))
+    run = Run(tmp_path, saboteur("pass", preparation="print('no licence', file=sys.stderr); os._exit(3)"))
     numbers = run.to_the_end()
     assert numbers.state is PluginState.FAILED
     assert "ended by itself with exit code 3" in numbers.reason
+    assert "no licence" in numbers.reason
+
+
+def test_a_process_that_crashes_in_init_leaves_its_stack_behind(tmp_path: Path) -> None:
+    run = Run(tmp_path, saboteur("pass", preparation="ctypes.string_at(0)"))
+    numbers = run.to_the_end()
+    assert "SIGSEGV" in numbers.reason
+    assert re.search(r'subject/__init__.py", line \d+ in init', numbers.reason)
 
 
 def test_a_source_whose_process_dies_is_run_again(tmp_path: Path) -> None:

@@ -161,6 +161,10 @@ class Keeper:
             raise PluginError(f"{self.spec.manifest.name} has no process: it was shut down")
         try:
             await self._initialise(self._current)
+        except ProcessLost as error:
+            crash = await self._current.lost()
+            await self._let_go()
+            raise ProcessLost(str(crash), why=crash.stacks or crash.printed) from error
         except BaseException:
             await self._let_go()
             raise

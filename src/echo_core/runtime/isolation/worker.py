@@ -42,7 +42,7 @@ from echo_core.runtime.lane import Handler, handler_of
 from echo_core.runtime.libraries.library import read_library
 from echo_core.runtime.libraries.store import Store
 from echo_core.runtime.loader import load
-from echo_core.runtime.raised import text_of
+from echo_core.runtime.raised import place_in, text_of
 from echo_core.runtime.source_context import StatefulContext
 from echo_core.runtime.source_state import SourceState
 from echo_core.runtime.threads import Threads, thread_count
@@ -76,6 +76,8 @@ class Worker(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
         self._manifest: Manifest
+        self._name = ""
+        """The plugin's, once it is loaded."""
         self._plugin: Plugin
         self._telemetry: TelemetryContext
         self._plugin_telemetry: PluginTelemetry
@@ -154,13 +156,15 @@ class Worker(asyncio.Protocol):
     async def _answer(self, ask: wire.Ask) -> None:
         try:
             value = await self._deeds[ask.what](ask.detail)
-        except EchoCoreError as error:
-            self.send(
-                wire.ANSWER, Answer(ask.id, error_parts(error), Failure("EchoCoreError", text_of(error)))
-            )
         except BaseException as error:
-            failure = Failure(type(error).__qualname__, text_of(error))
-            self.send(wire.ANSWER, Answer(ask.id, None, failure))
+            place = place_in(self._name, error)
+            if isinstance(error, EchoCoreError):
+                parts = error_parts(error)
+                parts["where"] = parts["where"] or place
+                self.send(wire.ANSWER, Answer(ask.id, parts, Failure("EchoCoreError", text_of(error))))
+                return
+            text = f"{text_of(error)} ({place})" if place else text_of(error)
+            self.send(wire.ANSWER, Answer(ask.id, None, Failure(type(error).__qualname__, text)))
         else:
             self.send(wire.ANSWER, Answer(ask.id, value))
 
@@ -211,7 +215,7 @@ class Worker(asyncio.Protocol):
         self._telemetry.install_globals()
         self._plugin_telemetry = self._telemetry.for_plugin(library.name, library.version, self._status)
         self._plugin = load(library, Store(Path(detail["state"]))).plugin
-        plugin = self._plugin
+        plugin, self._name = self._plugin, library.name
         return {
             "name": plugin.name,
             "is_source": isinstance(plugin, Source),
