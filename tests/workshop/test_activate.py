@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from packaging.tags import sys_tags
 
+from echo_core.cli.checks import check_plugins
 from echo_core.errors import ConfigError, LibraryError, NotFound, PluginLoadError, WorkspaceError
 from echo_core.runtime.registry import enabled
+from echo_core.runtime.settings import Settings
 from echo_core.workshop.activate import activate, deactivate
 from echo_core.workshop.build import build
 from echo_core.workspace import Workspace
@@ -196,3 +198,26 @@ def test_a_compiled_package_that_the_host_has_in_another_version_is_refused(
     # What the operator demands counts as well as what the manifest asks for.
     workspace.settings_file.write_text('[isolation.plugins.greeter]\ntier = "process"\n')
     activate(workspace, "greeter", "development")
+
+
+def test_a_compiled_package_that_an_enabled_plugin_has_in_another_version_is_refused(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    tag = str(next(iter(sys_tags())))
+    for name, version in (("early", "1.0"), ("late", "2.0")):
+        module = {f"fast{EXTENSION_SUFFIXES[0]}": b"no machine code"}
+        make_library(workspace, name, carrying=[make_wheel(tmp_path, "fast", version, module, tag=tag)])
+    activate(workspace, "early", "development")
+    activate(workspace, "early", "development")  # its own is no obstacle
+    with pytest.raises(PluginLoadError, match=r"late needs the compiled package fast 2\.0") as caught:
+        activate(workspace, "late", "development")
+    assert "early has 1.0 in the host's process" in caught.value.why
+    assert [entry.name for entry in enabled(workspace)] == ["early"]
+
+    workspace.settings_file.write_text('[isolation.plugins.early]\ntier = "process"\n')
+    activate(workspace, "late", "development")
+    workspace.settings_file.unlink()
+    well, faulty = check_plugins(enabled(workspace), Settings(), {})
+    assert (well.name, well.status) == ("plugin early", "ok")
+    assert (faulty.name, faulty.status) == ("plugin late", "FAIL")
+    assert "early has 1.0 in the host's process" in faulty.detail

@@ -20,6 +20,7 @@ from echo_core.manifest import Manifest
 from echo_core.runtime.config import effective_config
 from echo_core.runtime.dead_letters import FILE_NAME, DeadLetterStore
 from echo_core.runtime.dead_letters.repair import check as look_through
+from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.message_history.door import history_path
 from echo_core.runtime.message_history.path import History
 from echo_core.runtime.offer import check_beside_host
@@ -153,6 +154,7 @@ def check_plugins(
     if not entries:
         fix = "echo-core list shows what there is; echo-core activate NAME"
         yield Check("plugins", "warn", "no plugin is activated", fix)
+    earlier: list[Library] = []
     for entry in entries:
         name = f"plugin {entry.name}"
         if entry.error is not None:
@@ -160,10 +162,11 @@ def check_plugins(
         elif entry.library is not None:
             try:
                 effective_config(entry.library.manifest, settings, environ)
-                check_beside_host(entry.library, settings)
+                check_beside_host(entry.library, settings, earlier)
             except EchoCoreError as error:
                 yield failed(name, error)
             else:
+                earlier.append(entry.library)
                 which = f"{entry.library.version} ({entry.library.build_type})"
                 yield Check(name, "ok", f"{which} is intact, and its configuration fits")
 

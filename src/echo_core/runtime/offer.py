@@ -1,6 +1,6 @@
 """A plugin as it is handed to a host: what it says of itself, and how it is made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from echo_core.errors import PluginLoadError
@@ -12,7 +12,7 @@ from echo_core.runtime.isolation.plugin import RemotePlugin
 from echo_core.runtime.libraries.compiled import check_host
 from echo_core.runtime.libraries.library import Library
 from echo_core.runtime.libraries.store import Store
-from echo_core.runtime.libraries.wheel import read_wheel
+from echo_core.runtime.libraries.wheel import Wheel, read_wheel
 from echo_core.runtime.loader import LoadedPlugin, load
 from echo_core.runtime.settings import Settings
 
@@ -65,13 +65,28 @@ def offer_of(library: Library, store: Store) -> Offer:
     )
 
 
-def check_beside_host(library: Library, settings: Settings) -> None:
+def check_beside_host(library: Library, settings: Settings, others: Iterable[Library] = ()) -> None:
     """Raise `PluginLoadError` if the plugin carries a compiled package that cannot be in the host's process.
 
-    Nothing is wrong with one that is to have a process of its own.
+    Beside what is installed there, and what the `others` bring, one of its own name left out. Nothing is
+    wrong with one that is to have a process of its own.
     """
-    if tier_of(library.manifest, settings.isolation) == IN_PROCESS:
-        check_host(library.name, [read_wheel(library.path / name) for name in library.wheels])
+    if not _is_in_host(library, settings):
+        return
+    beside = (
+        (other.name, _wheels_of(other))
+        for other in others
+        if other.name != library.name and _is_in_host(other, settings)
+    )
+    check_host(library.name, _wheels_of(library), beside)
+
+
+def _is_in_host(library: Library, settings: Settings) -> bool:
+    return tier_of(library.manifest, settings.isolation) == IN_PROCESS
+
+
+def _wheels_of(library: Library) -> list[Wheel]:
+    return [read_wheel(library.path / name) for name in library.wheels]
 
 
 class _FromLibrary:

@@ -1,5 +1,6 @@
 """Switching plugins on and off: one relative symlink, written in one step."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from echo_core.manifest import FILE_NAME
 from echo_core.runtime.config import check_config
 from echo_core.runtime.libraries.library import Library, read_library
 from echo_core.runtime.offer import check_beside_host
-from echo_core.runtime.registry import Available, available, disable, enable
+from echo_core.runtime.registry import Available, available, disable, enable, enabled
 from echo_core.runtime.settings import load_settings
 from echo_core.workshop.lookup import not_found
 from echo_core.workshop.source import plugin_sources
@@ -44,13 +45,15 @@ def activate(
 
     The library is validated first; if it fails, what was enabled stays so. Raises `NotFound`,
     `LibraryError`, `ManifestError`, `ConfigError` for defaults that contradict the `config_schema`,
-    `PluginLoadError` for a compiled package that the host has in another version, or `SettingsError`.
+    `SettingsError`, or `PluginLoadError` for a compiled package that the host, or another plugin that is
+    enabled for its process, has in another version.
     """
     return activate_found(workspace, find(workspace, name, build_type, version))
 
 
 def activate_found(workspace: Workspace, library: Library) -> Activation:
-    """Enable a library that `find` has found."""
+    """Enable a library that `find` has found. A host that runs judges by itself what it can hold."""
+    check_beside_host(library, load_settings(workspace), _enabled(workspace))
     already = not enable(workspace, library)
     link = workspace.enabled / library.name
     return Activation(library.name, library.version, library.build_type, link, already)
@@ -66,6 +69,12 @@ def find(workspace: Workspace, name: str, build_type: BuildType, version: str | 
     check_config(library.manifest, library.manifest.config, where=where, complete=False)
     check_beside_host(library, load_settings(workspace))
     return library
+
+
+def _enabled(workspace: Workspace) -> Iterator[Library]:
+    for entry in enabled(workspace):  # verified file by file, so only if somebody asks
+        if entry.library is not None:
+            yield entry.library
 
 
 def check_known(workspace: Workspace, name: str) -> None:

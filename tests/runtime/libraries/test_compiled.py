@@ -95,7 +95,7 @@ def test_another_version_is_refused_with_the_names_of_both_plugins(
     for _ in range(2):
         with pytest.raises(PluginLoadError, match=r"two needs the compiled package fast 2\.0") as caught:
             plugin_with(workspace, store, index, "two", "2.0")
-        assert "one brought 1.0 into this process" in caught.value.why
+        assert "one has 1.0 in the host's process" in caught.value.why
         assert "restart the host" in caught.value.fix
         one.unload()  # what was imported stays, so the second try is refused as well
 
@@ -230,6 +230,6 @@ def test_a_real_compiled_package_works_and_keeps_other_versions_out(
     other = make_library(workspace, "other", code=code, dependencies=["msgpack==1.1.1"])
     with pytest.raises(PluginLoadError, match=r"other needs the compiled package msgpack 1\.1\.1") as caught:
         load(other, store)
-    assert "one brought 1.1.0 into this process" in caught.value.why
+    assert "one has 1.1.0 in the host's process" in caught.value.why
     for plugin in (one, two):
         plugin.unload()

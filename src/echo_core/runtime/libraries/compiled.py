@@ -5,6 +5,7 @@ its real name, is shared by the plugins that carry the same version, and every o
 unless it can do without its compiled modules, because it carries the Python sources of all of them.
 """
 
+import contextlib
 import importlib.util
 import logging
 import sys
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _CURE: Final = (
     'give the plugin a process of its own, "isolation": "process" in its manifest.json; or let both depend '
-    "on one version, and restart the host, because a process keeps a compiled package until it ends"
+    "on one version, and restart the host if it runs: a process keeps a compiled package until it ends"
 )
 
 
@@ -78,6 +79,14 @@ class CompiledPackages:
                 return package.site
         return None
 
+    def expect(self, plugin: str, wheels: Sequence[Wheel]) -> None:
+        """Enter the compiled packages of a plugin that is to be in this process, if it can be."""
+        with contextlib.suppress(PluginLoadError):
+            entries = self._entries(plugin, wheels, None)
+            for package in entries.values():
+                package.users.add(plugin)
+            self._packages.update(entries)
+
     def check(self, plugin: str, wheels: Sequence[Wheel]) -> None:
         """Raise `PluginLoadError` if `admit` would, without entering anything."""
         self._entries(plugin, wheels, None)
@@ -107,21 +116,31 @@ class CompiledPackages:
         present = self._packages.get(wheel.name)
         if present:
             is_same = present.version == wheel.version
-            return "" if is_same else f"{present.plugin} brought {present.version} into this process"
+            return "" if is_same else f"{present.plugin} has {present.version} in the host's process"
         if installed := _installed(wheel):
             return "" if installed == wheel.version else f"the host itself has {installed}"
         for name in sorted(wheel.top_levels):
             for package in self._packages.values():
                 if name in package.names:
-                    return f"{package.plugin} brought another package named {name}"
+                    return f"{package.plugin} has another package named {name} there"
             if importlib.util.find_spec(name):
                 return f"the host has another module named {name}"
         return ""
 
 
-def check_host(plugin: str, wheels: Sequence[Wheel]) -> None:
-    """Raise `PluginLoadError` if what is installed beside Echo Core keeps one of the wheels out."""
-    CompiledPackages().check(plugin, wheels)
+def check_host(
+    plugin: str, wheels: Sequence[Wheel], others: Iterable[tuple[str, Sequence[Wheel]]] = ()
+) -> None:
+    """Raise `PluginLoadError` if what is installed beside Echo Core keeps one of the wheels out.
+
+    Or what one of the `others` brings, by plugin, which are only looked at where that may be.
+    """
+    packages = CompiledPackages()
+    packages.check(plugin, wheels)
+    if compiled_wheels(wheels):
+        for name, theirs in others:
+            packages.expect(name, theirs)
+        packages.check(plugin, wheels)
 
 
 def _installed(wheel: Wheel) -> str:
