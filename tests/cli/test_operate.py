@@ -153,6 +153,10 @@ def test_a_version_is_tried_promoted_and_rolled_back(running: Call, workspace: W
     assert "1.5 gets 50 %" in begun.stdout
     assert "--show, --percent NUMBER, --finish or --abort" in begun.stdout
     assert "1.5 gets 75 %" in running("upgrade", "greeter", "--percent", "75").stdout
+    told = "upgrade: greeter 1.0 to 1.5, canary, 75 % to the new one; see echo-core upgrade greeter --show"
+    assert told in running("status").stdout
+    assert told in running("status", "greeter").stdout
+    assert told in running("top", "--interval", "0.01", "--count", "1").stdout
     assert running("upgrade", "greeter", "--abort", "--finish").returncode == 2
     assert running("upgrade", "greeter", "--abort").stdout.startswith("1.5 was sent back: by an operator\n")
     done = running("upgrade", "greeter", "1.5")
@@ -166,6 +170,7 @@ def test_a_version_is_tried_promoted_and_rolled_back(running: Call, workspace: W
         json.loads(running("upgrade", "greeter", "--show", "--json").stdout)["trial"]["strategy"] == "shadow"
     )
     assert running("upgrade", "greeter", "--abort").returncode == 0
+    assert "upgrade: " not in running("status").stdout
     assert running("upgrade", "nobody").returncode == 3
 
 

@@ -171,6 +171,35 @@ def test_what_is_activated_directly_is_enabled_once_it_runs(workspace: Workspace
     run(scenario, workspace, tmp_path)
 
 
+def test_a_trial_that_ended_with_its_host_is_told_by_the_next_one(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    enable(workspace, make_library(workspace, code=code(), version="1.0"))
+    new = make_library(workspace, code=code("hallo"), version="2.0")
+
+    async def begin(workspace: Workspace, host: Host, reconciler: Reconciler) -> None:
+        await reconciler.upgrade(new, Plan(strategy="blue-green"))
+        await host.send_back("greeter")
+        reconciler.recall_trials()
+        assert host.trials.outcome("greeter") == "2.0 was sent back: by an operator"
+        await reconciler.upgrade(new, Plan(strategy="canary"))
+        reconciler.recall_trials()  # it is this host's own
+        assert host.trials.status("greeter") is not None
+
+    async def go_on(workspace: Workspace, host: Host, reconciler: Reconciler) -> None:
+        reconciler.recall_trials()
+        assert "the host ended before the trial of 2.0 did" in host.trials.outcome("greeter")
+        assert version(host) == ("1.0", PluginState.RUNNING)
+
+    async def later(workspace: Workspace, host: Host, reconciler: Reconciler) -> None:
+        reconciler.recall_trials()
+        assert host.trials.outcome("greeter") == ""
+
+    for number, scenario in enumerate((begin, go_on, later)):
+        run(scenario, workspace, tmp_path / str(number))
+    assert len([line for line in caplog.messages if "before the trial of 2.0" in line]) == 1
+
+
 def test_a_link_that_was_read_before_a_change_does_not_undo_it(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

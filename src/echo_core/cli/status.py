@@ -14,6 +14,7 @@ from echo_core.control.documents import Kept, Moves, Status
 from echo_core.runtime.dead_letters.selection import moment
 from echo_core.runtime.states import PluginState
 from echo_core.runtime.statistics import PluginSnapshot
+from echo_core.runtime.upgrade.status import TrialStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,6 +55,7 @@ def status(name: Name = None, /, *, cluster: All = False, session: SessionArgume
         "refused": now.refused.get(name),
         "moves": moves.moves,
         "dead_letters": [kept for kept in now.dead_letters if kept.plugin == name],
+        "upgrades": [trial for trial in now.upgrades if trial.name == name],
     }
     session.out.result("status", document, "\n".join(_page(name, plugins, now, moves)))
     is_well = name not in now.refused and all(plugin.state in _WELL for plugin in plugins)
@@ -95,7 +97,17 @@ def _overview(now: Status) -> "RenderableType":
     reasons = [Padding(Text(printable(reason), style="red"), (0, 0, 0, 2)) for reason in now.reasons]
     letters = [Text(f"{line}\nnext: echo-core dlq list")] if (line := kept_line(now.dead_letters)) else []
     earlier = [Text(line)] if (line := before_line(before)) else []
-    return Group(Text(head), table if there else nothing, *earlier, verdict, *reasons, *letters)
+    trials = [Text(trial_line(trial)) for trial in now.upgrades]
+    return Group(Text(head), table if there else nothing, *earlier, *trials, verdict, *reasons, *letters)
+
+
+def trial_line(trial: TrialStatus) -> str:
+    """An upgrade that waits for its end, and where more of it stands."""
+    percent = f", {trial.percent:g} % to the new one" if trial.strategy != "shadow" else ""
+    return (
+        f"upgrade: {trial.name} {trial.old_version} to {trial.new_version}, {trial.strategy}{percent};"
+        f" see echo-core upgrade {trial.name} --show"
+    )
 
 
 def kept_line(depths: Sequence[Kept]) -> str:
@@ -130,6 +142,9 @@ def _page(name: str, plugins: list[PluginSnapshot], now: Status, moves: Moves) -
         )
     if len(before) > _SHOWN:
         yield f"  before     {len(before) - _SHOWN:,} versions more: echo-core status {name} --json"
+    for trial in now.upgrades:
+        if trial.name == name:
+            yield trial_line(trial)
     if name in now.refused:
         yield f"enabled otherwise, and refused: {printable(now.refused[name].message)}"
         yield f"  why: {printable(now.refused[name].why)}"

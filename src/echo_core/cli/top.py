@@ -9,7 +9,7 @@ from cyclopts import Parameter, validators
 
 from echo_core.cli.output import Output, is_terminal, printable
 from echo_core.cli.session import SessionArgument
-from echo_core.cli.status import kept_line
+from echo_core.cli.status import kept_line, trial_line
 from echo_core.cli.view import live_view, totals_line
 from echo_core.control.client import HostClient, reach_host
 from echo_core.control.documents import Status
@@ -79,4 +79,5 @@ def _notes(now: Status) -> list[str]:
     refused = [
         f"{name} is not as it is enabled: {printable(why.message)}" for name, why in now.refused.items()
     ]
-    return [note for note in (trouble, *refused, kept_line(now.dead_letters)) if note]
+    trials = map(trial_line, now.upgrades)
+    return [note for note in (trouble, *refused, *trials, kept_line(now.dead_letters)) if note]

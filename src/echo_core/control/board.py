@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection
 from typing import Final
 
+import msgspec
+
 from echo_core._version import __version__
 from echo_core.control.documents import (
     Activate,
@@ -66,6 +68,10 @@ class Board:
         """Return when the host has started, and can be changed."""
         await self._host.started()
 
+    def is_reached(self) -> None:
+        """From now on this host is the one that is asked, and no other one of its workspace."""
+        self._reconciler.recall_trials()
+
     async def status(self) -> Status:
         """The host as it is now."""
         snapshot = self._host.snapshot()
@@ -82,6 +88,9 @@ class Board:
             plugins=tuple(snapshot.plugins),
             refused={name: Problem.of(error) for name, error in refused.items()},
             dead_letters=await self._kept(),
+            upgrades=tuple(
+                msgspec.structs.replace(trial, comparison=None) for trial in self._host.trials.under_way()
+            ),
         )
 
     def cluster(self) -> Cluster:

@@ -72,6 +72,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, Problem]
     """Plugins that do not run as they are enabled, and why."""
     dead_letters: tuple[Kept, ...]
+    upgrades: tuple[TrialStatus, ...] = ()
+    """Those under way; what a shadow found stands in the plugin's own."""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):

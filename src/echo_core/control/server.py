@@ -47,6 +47,7 @@ async def serve(host: Host, board: Board, logs: LogTail, workspace: Workspace, p
                 except DoorTaken as error:
                     logger.warning("%s", error)
                     return
+                board.is_reached()
                 server = _make_server(uvicorn, app.make_app(board, token, address.port))
                 await _answer(server, listener)
 

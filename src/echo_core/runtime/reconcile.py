@@ -5,6 +5,7 @@ what ran before runs on, and the reason is kept here until the wish is granted o
 """
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -56,7 +57,7 @@ class Reconciler:
         self._on_trial: dict[str, Library] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Of each plugin. Else a link that was read before a change would be obeyed after it, and undo it."""
-        host.trials.on_promoted = self._promoted
+        host.trials.on_ended = self._trial_ended
 
     def refusals(self) -> Mapping[str, EchoCoreError]:
         """Why plugins do not run as they are enabled, by name; those that do are not in it."""
@@ -131,6 +132,7 @@ class Reconciler:
         await self._host.upgrade(offer_of(library, self._store), plan)
         if self._host.trials.status(name) is not None:
             self._on_trial[name] = library
+            self._remember("trials", library)
         else:
             self._took_over(library)
             enable(self._workspace, library)
@@ -146,7 +148,7 @@ class Reconciler:
             if self._host.trials.status(name) is not None:
                 await self._host.send_back(name)
                 return
-            link = self._previous(name)
+            link = self._link("previous", name)
             if not link.is_symlink():
                 raise ChangeRefused(
                     f"no version of {name} is known to have run before this one",
@@ -155,24 +157,38 @@ class Reconciler:
             library = await asyncio.to_thread(_read_linked, link)
             await self._upgrade(library, Plan())
 
-    def _promoted(self, name: str) -> None:
-        """A trial ended well."""
+    def _trial_ended(self, name: str, is_promoted: bool) -> None:
         library = self._on_trial.pop(name, None)
-        if library is not None:
+        if library is None:
+            return
+        if is_promoted:
             self._took_over(library)
             enable(self._workspace, library)
+        self._link("trials", name).unlink(missing_ok=True)
+
+    def recall_trials(self) -> None:
+        """Tell of the trials that earlier hosts did not bring to an end. Only for the host that is asked."""
+        for link in sorted(self._link("trials", "").glob("*")):
+            if self._includes(link.name) and link.name not in self._on_trial:
+                self._host.trials.recall(link.name, Path(os.readlink(link)).name)
+                with contextlib.suppress(OSError):  # then it is told again
+                    link.unlink()
 
     def _took_over(self, library: Library) -> None:
         """Remember what ran before, over the host's end too."""
         before = self._running.get(library.name)
         self._running[library.name] = library
         if before is not None and before.path != library.path:
-            link = self._previous(library.name)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            replace_link(link, os.path.relpath(before.path, os.path.realpath(link.parent)))
+            self._remember("previous", before)
 
-    def _previous(self, name: str) -> Path:
-        return self._workspace.state / "previous" / name
+    def _remember(self, what: str, library: Library) -> None:
+        link = self._link(what, library.name)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        replace_link(link, os.path.relpath(library.path, os.path.realpath(link.parent)))
+
+    def _link(self, what: str, name: str) -> Path:
+        """What is to be known when this host has ended: which library was the plugin's `what`."""
+        return self._workspace.state / what / name
 
     async def deactivate(self, name: str) -> bool:
         """Disable the plugin, drain it and take it down; whether anything had to be done."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from common_telemetry.attributes import PLUGIN_NAME
 from echo_core.errors import BadRequest, ChangeRefused, EchoCoreError, HostStopping
 from echo_core.runtime.activation import Activation
 from echo_core.runtime.changes import Changes
@@ -35,13 +36,17 @@ class Trials:
         self._trials: dict[str, Trial] = {}
         self._outcomes: dict[str, str] = {}
         self._suspicion = asyncio.Event()
-        self.on_promoted: Callable[[str], None] = lambda name: None
-        """Called with the plugin's name when a new version has taken the place of the old one."""
+        self.on_ended: Callable[[str, bool], None] = lambda name, is_promoted: None
+        """Called with the plugin's name when its trial has ended, but for one that ends with the host."""
 
     def status(self, name: str) -> TrialStatus | None:
         """How far the plugin's trial has come; None if there is none."""
         trial = self._trials.get(name)
         return trial.status() if trial else None
+
+    def under_way(self) -> list[TrialStatus]:
+        """All there are at this moment."""
+        return [trial.status() for trial in self._trials.values()]
 
     def forget(self, name: str) -> None:
         """Another change of the plugin has come since its last trial."""
@@ -50,6 +55,11 @@ class Trials:
     def outcome(self, name: str) -> str:
         """How the plugin's last trial ended, as a sentence; empty if there was none."""
         return self._outcomes.get(name, "")
+
+    def recall(self, name: str, version: str) -> None:
+        """An earlier host had this version of the plugin on trial when it ended."""
+        self._outcomes[name] = f"the host ended before the trial of {version} did, so the old version has all"
+        logger.warning("%s: %s", name, self._outcomes[name], extra={PLUGIN_NAME: name})
 
     def check_none(self, name: str) -> None:
         """Raise `ChangeRefused` while a trial of the plugin is under way."""
@@ -100,7 +110,7 @@ class Trials:
         self._outcomes[name] = f"{trial.new.slot.version} was promoted"
         self._activation.feed(trial.new)
         await self._activation.end(trial.old.slot, f"{trial.new.slot.version} was promoted")
-        self.on_promoted(name)
+        self.on_ended(name, True)
 
     async def send_back(self, name: str, why: str = "") -> None:
         """Give all to the old version again; the new one goes. `why`: what it did wrong, if anything."""
@@ -113,6 +123,7 @@ class Trials:
             trial.new.slot.move_to(PluginState.STOPPING, why, cause="it was sent back by an operator")
         del self._trials[name]
         self._outcomes[name] = f"{trial.new.slot.version} was sent back: {why or 'by an operator'}"
+        self.on_ended(name, False)
         await self._activation.end(trial.new.slot, "it was sent back")
 
     def _known(self, name: str) -> Trial:
