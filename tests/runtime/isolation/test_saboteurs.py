@@ -209,6 +209,21 @@ def test_a_process_that_takes_too_much_at_once_is_killed(tmp_path: Path) -> None
     assert "may hold 200 MiB" in run.letters[0].reason
 
 
+def test_a_message_that_fills_the_memory_is_found_though_it_was_called_back_meanwhile(tmp_path: Path) -> None:
+    # Given a handler that keeps the results before it back as well, while its memory comes to the limit at
+    # which the process is to be replaced, and a while later to the one at which it is killed.
+    deed = """
+        kept = [b"x" * 1_000_000 for _ in range(130)]
+        time.sleep(2)
+        kept += [b"x" * 1_000_000 for _ in range(100)]
+        time.sleep(60)
+    """
+    run = Run(tmp_path, saboteur(deed), memory_mb=200)
+    run.to_the_end()
+    assert sorted(set(run.sink.data)) == run.others
+    assert [letter.message().data for letter in run.letters] == [5]
+
+
 def test_memory_that_may_not_be_had_is_a_memory_error(tmp_path: Path) -> None:
     run = Run(tmp_path, saboteur("kept = bytearray(4_000_000_000)"), memory_mb=200)
     numbers = run.to_the_end()

@@ -68,6 +68,8 @@ class Channel:
         """What was in hand when a process died; each is handled alone from then on."""
         self._crashes: dict[int, tuple[Crash, bool]] = {}
         """How the process died over a suspect, by its id, and whether alone; until the lane has heard."""
+        self._called_back: dict[int, Delivery] = {}
+        """What it was told not to begin, by its number: it may have begun it all the same."""
         self._was_alone = False
         self._careful = 0
         """How many of the next are handled alone, because one of them may end the process afterwards."""
@@ -89,6 +91,8 @@ class Channel:
                 await self._wait(first)
                 continue
             self._shipped.popleft()
+            if self._called_back:  # it is past what came before
+                self._called_back = {n: back for n, back in self._called_back.items() if n > first.seq}
             self._careful = max(0, self._careful - 1)
             return await self._conclude(first.result)
 
@@ -210,9 +214,7 @@ class Channel:
         """Nothing that was sent ahead is to be handled, until it is sent again."""
         session = self._keeper.session
         while self._shipped and self._shipped[-1].result is None:
-            shipped = self._shipped.pop()
-            if session is not None:
-                session.in_flight.pop(shipped.seq, None)
+            self._call_back(session)
         if session is not None and not session.in_flight:
             self._keeper.tell_emptied()
         self._epoch = self._keeper.next_seq()
@@ -232,8 +234,15 @@ class Channel:
             return
         first = self._shipped[0]
         while len(self._shipped) > 1:
-            session.in_flight.pop(self._shipped.pop().seq, None)
+            self._call_back(session)
         session.send(wire.RECALL, Recall(self.number, first.seq))
+
+    def _call_back(self, session: "Session | None") -> None:
+        """The last that was sent is not to be handled."""
+        shipped = self._shipped.pop()
+        self._called_back[shipped.seq] = shipped.delivery
+        if session is not None:
+            session.in_flight.pop(shipped.seq, None)
 
     def lost(self, crash: "Crash") -> None:
         """The process has ended. What it had not answered is sent to the next one.
@@ -247,11 +256,18 @@ class Channel:
             shipped = self._shipped.pop()
             self._careful += is_idle and not self._was_alone
             if shipped.seq in in_hand or (is_idle and self._was_alone):
-                self._suspects.append(shipped.delivery)
-                self._crashes[id(shipped.delivery)] = (crash, self._was_alone)
+                self._suspect(shipped.delivery, crash)
+        for seq, delivery in self._called_back.items():
+            if seq in in_hand:
+                self._suspect(delivery, crash)
+        self._called_back.clear()
         self._epoch = self._keeper.next_seq()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    def _suspect(self, delivery: Delivery, crash: "Crash") -> None:
+        self._suspects.append(delivery)
+        self._crashes[id(delivery)] = (crash, self._was_alone)
 
     def _judge_crash(self) -> None:
         """Raise, if the process died over the message that the lane is at."""
