@@ -201,6 +201,35 @@ async def test_a_broker_that_lost_its_queues_gets_them_back(
         assert came[-1] == "last"
 
 
+@async_test
+async def test_what_is_published_for_a_host_that_is_away_when_the_broker_loses_its_queue_waits_for_it(
+    scheme: str, brokers: Brokers
+) -> None:
+    if scheme == "kafka":
+        pytest.skip("what Kafka has lost is made by the hosts that read it")
+    server = brokers.server(scheme)
+    path = "?prefix=robbed&lease=2"
+    async with (
+        Proxy(server.port) as proxy,
+        open_broker(f"{scheme}://127.0.0.1:{proxy.port}/{path}") as away,
+        open_broker(f"{scheme}://127.0.0.1:{server.port}/{path}") as here,
+    ):
+        reader, _ = away.subscribe("reader", ["a.#"]), here.subscribe("other", ["b"])
+        for transport in (away, here):
+            await transport.wait_until_collecting()
+        await until(lambda: here.peers.share("reader"))
+        proxy.cut(refuse=True)
+        await until(lambda: not away.is_connected)
+        await ROBBERS[scheme](server)
+        publishing = asyncio.create_task(here.publish("a.b", BaseMessage(source="test", data="mine")))
+        await asyncio.wait([publishing], timeout=3)  # it waits on RabbitMQ
+        proxy.mend()
+        async with asyncio.timeout(PATIENCE_S):
+            await publishing
+            while (delivery := (await reader.receive())[0]).message.data != "mine":
+                await delivery.settle()
+
+
 async def _delete_stream(server: Server) -> None:
     import nats
 

@@ -20,6 +20,20 @@ def test_it_knows_what_others_want_of_a_queue() -> None:
     assert not peers.decline("nobody", "a")
 
 
+def test_it_knows_the_queues_that_others_take_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(peers_module, "monotonic", lambda: now)
+    peers = Peers()
+    peers.hear("old", document_of({"worker": ["a"]}, asked=1))
+    now += 30
+    peers.hear("new", document_of({"worker": ["b"], "other": ["#"]}))
+    assert peers.queues() == {"worker": ["a", "b"], "other": ["#"]}
+    now += 31
+    assert peers.queues() == {"worker": ["b"], "other": ["#"]}
+    peers.hear("new", document_of({}))
+    assert peers.queues() == {}
+
+
 def test_one_that_says_good_bye_wants_nothing_any_more() -> None:
     peers = Peers()
     peers.hear("old", document_of({"worker": ["a"]}))

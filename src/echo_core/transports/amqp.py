@@ -35,6 +35,7 @@ from pamqp.commands import Basic
 from yarl import URL
 
 from echo_core.errors import TransportError
+from echo_core.topics import TopicSet
 from echo_core.transports.base import Capabilities
 from echo_core.transports.broker.delivery import BrokerDelivery
 from echo_core.transports.broker.publication import Publication
@@ -119,6 +120,9 @@ class AmqpTransport(BrokerTransport):
         """The channel on which hosts hear of each other; None where the server does not let us."""
         self._publishing: set[asyncio.Task[None]] = set()
         self._delayed: dict[BrokerDelivery, asyncio.TimerHandle] = {}
+        self._others: dict[str, list[str]] = {}
+        self._others_want = TopicSet(())
+        """What the queues of other hosts collect."""
 
     # -- connection -----------------------------------------------------------------------------------
 
@@ -411,8 +415,8 @@ class AmqpTransport(BrokerTransport):
                 properties=Basic.Properties(
                     delivery_mode=_PERSISTENT, message_id=f"{self._us}-{publication.number}"
                 ),
-                # What no queue wants is accepted, and gone; but ours want this, if they are still there.
-                mandatory=bool(publication.subscriptions),
+                # What no queue wants is accepted, and gone; but one wants this, if it is still there.
+                mandatory=bool(publication.subscriptions) or publication.topic in self._others_want,
                 wait=False,
             )
         except PublishError:
@@ -472,6 +476,13 @@ class AmqpTransport(BrokerTransport):
                 await channel.basic_nack(tag, requeue=True, wait=False)
                 if channel is delivery.subscription.channel:
                     delivery.subscription.tags.handed_back(tag)
+
+    async def _tick(self, now: float) -> None:
+        others = self._queues_of_others()
+        if others != self._others:
+            self._others = others
+            self._others_want = TopicSet(pattern for patterns in others.values() for pattern in patterns)
+        await super()._tick(now)
 
     async def _keep_alive(self, deliveries: Sequence[BrokerDelivery]) -> None:
         """The connection's heartbeat says that we live."""

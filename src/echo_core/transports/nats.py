@@ -546,6 +546,7 @@ class NatsTransport(BrokerTransport):
                 storage=StorageType(self._storage),
                 num_replicas=self._replicas,
             )
+            await self._make_consumers_of_others()
             return
         if subjects not in (config.subjects or ()) and ">" not in (config.subjects or ()):
             raise TransportError(
@@ -571,6 +572,14 @@ class NatsTransport(BrokerTransport):
             )
         if config.max_msg_size is not None and config.max_msg_size > 0:
             self.payload_limit = min(self.payload_limit, config.max_msg_size)
+
+    async def _make_consumers_of_others(self) -> None:
+        """A new stream keeps what somebody has a consumer for; the hosts that had one may come later."""
+        for name, patterns in self._queues_of_others().items():
+            with contextlib.suppress(APIError):  # then its own host is told
+                await self._make_consumer(
+                    self._new_consumer(name, DeliverPolicy.ALL), self._filters(patterns)
+                )
 
     async def _establish(self, subscription: BrokerSubscription) -> None:
         assert isinstance(subscription, NatsSubscription)
@@ -627,14 +636,23 @@ class NatsTransport(BrokerTransport):
                 return found  # the operator's filter; what we do not want is passed over
             wanted = self._filters(await self._agree_with_peers(subscription))
         else:
-            config = ConsumerConfig(
-                durable_name=name,
-                # A consumer that vanished begins with the oldest: rather twice than never.
-                deliver_policy=DeliverPolicy.ALL if subscription.was_lost else DeliverPolicy.NEW,
-                ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=self.lease_s,
-                max_ack_pending=_ACK_PENDING,
+            # A consumer that vanished begins with the oldest: rather twice than never.
+            config = self._new_consumer(
+                name, DeliverPolicy.ALL if subscription.was_lost else DeliverPolicy.NEW
             )
+        return await self._make_consumer(config, wanted)
+
+    def _new_consumer(self, name: str, begins: DeliverPolicy) -> ConsumerConfig:
+        return ConsumerConfig(
+            durable_name=name,
+            deliver_policy=begins,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self.lease_s,
+            max_ack_pending=_ACK_PENDING,
+        )
+
+    async def _make_consumer(self, config: ConsumerConfig, wanted: list[str]) -> ConsumerInfo:
+        """Make it, or change it, so that it is given these subjects."""
         one = len(wanted) == 1
         made: ConsumerInfo = await self._jetstream.add_consumer(
             self._stream,

@@ -271,6 +271,16 @@ class RedisTransport(BrokerTransport):
     # -- subscriptions --------------------------------------------------------------------------------
 
     async def _read_registry(self) -> None:
+        """Learn who wants what. Queues of others that Redis has lost are made: they may see it later."""
+        await self._read_what_is_registered()
+        others = self._queues_of_others() if self.may_create else {}
+        lost = [name for name in others if name not in self._known]
+        if lost:
+            for name in lost:
+                await self._register(self._client, name, others[name])
+            await self._read_what_is_registered()
+
+    async def _read_what_is_registered(self) -> None:
         pipe = self._client.pipeline(transaction=True)
         pipe.get(self.key("version"))
         pipe.hgetall(self.key("subscriptions"))
@@ -290,18 +300,8 @@ class RedisTransport(BrokerTransport):
         wanted = self._patterns_of(subscription)
         if set(self._known.get(subscription.name, wanted)) != set(wanted):
             wanted = await self._agree_with_peers(subscription)
-        patterns = msgspec.json.encode(wanted)
-        keys = [self.key("subscriptions"), self.key("version"), subscription.key]
         try:
-            made = await self._call(
-                lambda client: client.eval(
-                    _SUBSCRIBE,
-                    len(keys),
-                    *keys,
-                    *(subscription.name, patterns, _GROUP, "1" if self.may_create else "0"),
-                )
-            )
-            if not made:
+            if not await self._call(lambda client: self._register(client, subscription.name, wanted)):
                 raise self._missing(f"the queue of {subscription.name}")
             await self._call(lambda client: self._read_registry())
             if await self._pending(subscription, "-", 1):
@@ -319,6 +319,13 @@ class RedisTransport(BrokerTransport):
                 why=plain(error),
             ) from None
         await self._begin_reading(subscription)
+
+    async def _register(self, client: Redis, name: str, patterns: list[str]) -> bool:
+        """Have the queue there, and publishers know what it collects; False where it may not be made."""
+        keys = [self.key("subscriptions"), self.key("version"), self.key("queue", name)]
+        may_create = "1" if self.may_create else "0"
+        arguments = (name, msgspec.json.encode(patterns), _GROUP, may_create)
+        return bool(await client.eval(_SUBSCRIBE, len(keys), *keys, *arguments))
 
     async def _resume(self, subscription: BrokerSubscription) -> None:
         assert isinstance(subscription, RedisSubscription)

@@ -75,6 +75,11 @@ class Peers:
         """All that they want of the queue, each once."""
         return list(dict.fromkeys(pattern for wants in self._of(name) for pattern in wants.patterns))
 
+    def queues(self) -> dict[str, list[str]]:
+        """All that they take from, and the patterns of each."""
+        names = {name: self.patterns(name) for _, wants in self._heard.values() for name in wants}
+        return {name: patterns for name, patterns in names.items() if patterns and name != _ASKED}
+
 
 def document_of(wants: Mapping[str, list[str]], asked: int = 0) -> bytes:
     """What `Peers.hear` reads; `asked` is how often this host has asked the others to answer."""

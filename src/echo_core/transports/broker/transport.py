@@ -48,6 +48,8 @@ _HANDED_ON_S: Final = 0.2
 """What another host is to have is offered again after this time."""
 _FAULT_S: Final = 5.0
 """Before the queues are looked after again, where something went wrong that nobody has thought of."""
+_AWAY_S: Final = 60.0
+"""So long after a lost connection the hosts that were there before it are waited for."""
 _TOPICS: Final = 10_000
 """Whose subscribers are remembered."""
 
@@ -88,6 +90,9 @@ class BrokerTransport(ConnectedTransport):
         self._ended = Waiters()
         self._connections = 0
         """Made after the first one."""
+        self._connected_at = 0.0
+        self._others_before: dict[str, list[str]] = {}
+        """The queues of other hosts when the connection was lost."""
         self._watching: asyncio.Task[None] | None = None
         self._asked_peers = 0
 
@@ -197,6 +202,13 @@ class BrokerTransport(ConnectedTransport):
     def _patterns_of(self, subscription: BrokerSubscription) -> list[str]:
         own = [pattern.text for pattern in subscription.patterns]
         return list(dict.fromkeys([*own, *self.peers.patterns(subscription.name)]))
+
+    def _queues_of_others(self) -> dict[str, list[str]]:
+        """The queues that other hosts take from, as far as is known, and what each is to collect.
+
+        A broker that has lost them takes what is published for them, and keeps it for nobody.
+        """
+        return {**self._others_before, **self.peers.queues()}
 
     def _give_up_publications(self) -> None:
         for publication in self._outbox.values():
@@ -347,6 +359,7 @@ class BrokerTransport(ConnectedTransport):
 
     def _connection_lost(self, why: str) -> None:
         self._is_behind = True
+        self._others_before = self._queues_of_others()
         super()._connection_lost(why)
 
     async def _send_everything_again(self) -> None:
@@ -498,6 +511,7 @@ class BrokerTransport(ConnectedTransport):
     async def _connection_made(self) -> None:
         await super()._connection_made()
         self._connections += 1
+        self._connected_at = monotonic()
         for subscription in list(self._subscriptions):
             if subscription.is_ready:
                 self._resume_soon(subscription)
@@ -615,6 +629,8 @@ class BrokerTransport(ConnectedTransport):
             await self._send_what_is_due(now)
         elif not self._catching_up:  # it met with an error
             await self._send_everything_again()
+        if now - self._connected_at > _AWAY_S:
+            self._others_before = {}
         if now - self._wants_said > SAY_S:
             self._wants_said = now
             self._begin(self._say_what_is_wanted_if_possible())
