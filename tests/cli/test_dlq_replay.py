@@ -3,7 +3,8 @@
 import asyncio
 import io
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -13,6 +14,7 @@ import pytest
 from cli.test_dlq import letter
 from echo_core.message import BaseMessage, encode
 from echo_core.runtime.dead_letters import FILE_NAME, MOST_REPLAYS, DeadLetter, DeadLetterStore
+from echo_core.runtime.dead_letters.files import write_letters
 from echo_core.workspace import SETTINGS_FILE, Workspace
 from support.stores import rows, store_at, write
 
@@ -225,10 +227,53 @@ def test_letters_travel_in_a_file_with_all_that_is_known_of_them(
     assert [msgspec.structs.replace(one, id=0) for one in after] == [
         msgspec.structs.replace(one, id=0) for one in before
     ]
+    assert call("dlq", "import", file).stdout == "0 imported, 2 were there already\n"
+    assert left(workspace) == after
     file.write_text(file.read_text() + '{"schema": "other"}\n')
     done = call("dlq", "import", file)
     assert (done.returncode, "line 3" in done.stderr) == (2, True)
     assert len(left(workspace)) == 2
+
+
+def test_a_file_of_letters_is_whole_or_not_there(
+    call: Call, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(workspace, of(1), of(2))
+    file = tmp_path / "out" / "letters.jsonl"
+    assert "cannot be written" in call("dlq", "export", "--all", "--file", file).stderr
+    file.parent.mkdir()
+    seen: list[bool] = []
+
+    def written(letters: Iterable[DeadLetter]) -> Iterator[str]:
+        for line in write_letters(letters):
+            seen.append(file.exists())
+            yield line
+        if len(seen) == 2:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr("echo_core.runtime.dead_letters.desk.write_letters", written)
+    done = call("dlq", "export", "--all", "--file", file)
+    assert (done.returncode, "the disk is full" in done.stderr) == (2, True)
+    assert (seen, list(file.parent.iterdir())) == ([False, False], [])
+    assert call("dlq", "export", "--all", "--file", file).returncode == 0
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_letters_are_written_to_what_is_no_file_as_it_is_and_who_may_read_it_stays(
+    call: Call, workspace: Workspace, tmp_path: Path
+) -> None:
+    keep(workspace, of(1))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDWR), "rb") as reader:
+        assert call("dlq", "export", "--all", "--file", pipe).returncode == 0
+        assert (pipe.is_fifo(), b"dead-letter/1" in reader.readline()) == (True, True)
+    file, link = tmp_path / "letters.jsonl", tmp_path / "link"
+    file.touch(mode=0o600)
+    link.symlink_to(file)
+    assert call("dlq", "export", "--all", "--file", link).returncode == 0
+    assert (link.is_symlink(), file.stat().st_mode & 0o777) == (True, 0o600)
+    assert len(file.read_text().splitlines()) == 1
 
 
 def test_damaged_letters_are_marked_found_and_saved(call: Call, workspace: Workspace) -> None:

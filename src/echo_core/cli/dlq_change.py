@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from cyclopts import Parameter
 
@@ -17,6 +18,7 @@ from echo_core.cli.session import SessionArgument
 from echo_core.cli.usage import UsageError
 from echo_core.runtime.dead_letters import DeadLetter
 from echo_core.runtime.dead_letters.edits import EditRefused, data_as_json, data_of
+from echo_core.runtime.libraries.files import replacing
 
 Data = Annotated[
     str | None,
@@ -72,7 +74,8 @@ def export_letters(
 ) -> None:
     """Write dead letters to a file.
 
-    As JSON Lines, one a line, with all that is known of each; they stay where they are.
+    As JSON Lines, one a line, with all that is known of each; they stay where they are. A file is there when
+    it is whole; one that was there before stays until then.
     For example: echo-core dlq export --all --file letters.jsonl
     """
     with desk_of(session) as desk:
@@ -81,8 +84,8 @@ def export_letters(
             session.out.stdout.writelines(lines)
             return
         try:
-            with file.open("w", encoding="utf-8") as stream:
-                count = sum(1 for line in lines if stream.write(line))
+            with _writing(file) as stream:
+                count = sum(1 for line in lines if stream.write(line.encode()))
         except OSError as error:
             raise UsageError(f"{file} cannot be written", why=str(error)) from error
     document = {"exported": count, "file": str(file)}
@@ -92,13 +95,23 @@ def export_letters(
 def import_letters(file: FromFile, /, *, session: SessionArgument) -> None:
     """Read dead letters from a file.
 
-    They get numbers of their own. All of them, or none when a line is wrong.
+    They get numbers of their own. All of them, or none when a line is wrong. What is there already, as it
+    stands in the file, is left out: who was interrupted may do it again.
     For example: echo-core dlq import letters.jsonl
     """
     lines = _read(file).split("\n")  # not splitlines: a message may hold other breaks
     with desk_of(session) as desk:
         done = desk.import_lines(lines, where=file)
-    session.out.result("dlq.import", done, f"{done.imported:,} imported")
+    text = f"{done.imported:,} imported"
+    if done.already_there:
+        text += f", {done.already_there:,} were there already"
+    session.out.result("dlq.import", done, text)
+
+
+def _writing(file: Path) -> AbstractContextManager[BinaryIO]:
+    """The file, to be written anew; devices and pipes are written to as they are."""
+    target = Path(os.path.realpath(file))
+    return target.open("wb") if target.exists() and not target.is_file() else replacing(target)
 
 
 def _read(name: str) -> str:

@@ -105,6 +105,8 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """How many were read from a file."""
 
     imported: int
+    already_there: int
+    """Left out: the same letters were kept before."""
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,10 +190,10 @@ class LetterDesk:
         return self.store
 
     def import_lines(self, lines: Iterable[str], *, where: str) -> Imported:
-        """Keep what `export` wrote: all, or none. Raises `LetterFileError`."""
+        """Keep what `export` wrote and is not there: all, or none. Raises `LetterFileError`."""
         letters = list(read_letters(lines, where=where))
-        self.store.add(letters)
-        return Imported(imported=len(letters))
+        imported = self.store.restore(letters)
+        return Imported(imported=imported, already_there=len(letters) - imported)
 
     def replay(self, wish: ReplayWish, *, dry_run: bool = False) -> Replay:
         """Ask for a replay; whoever holds a transport runs it, and `job` says how far it has come.

@@ -25,10 +25,10 @@ _BLANK: Final[dict[str, Any]] = {
     for name in _NAMES
 } | {"edited": None}
 """What stands for a value that is damaged so that it is of another kind."""
-_SAME: Final = (
-    "dead_letters INDEXED BY dead_letters_by_message "  # left alone SQLite looks through all of the plugin's
-    "WHERE message_id = ? AND plugin = ? AND topic = ? AND replays = ?"
+_SAME_MESSAGE: Final = (
+    "message_id = :message_id AND plugin = :plugin AND topic = :topic AND replays = :replays"
 )
+_SAME_LETTER: Final = "message_id = :message_id AND crc = :crc"
 _PAGE: Final = 500
 
 
@@ -77,6 +77,13 @@ class DeadLetterStore:
         `once`: but none whose message is kept already, for the same plugin and topic. A host that ends
         between this and the settlement gets the message again, and it may fail again.
         """
+        self._insert(letters, unless=_SAME_MESSAGE if once else "")
+
+    def restore(self, letters: Sequence[DeadLetter]) -> int:
+        """Keep those that are not there as they are, all or none; how many. Raises as `add`."""
+        return self._insert(letters, unless=_SAME_LETTER)
+
+    def _insert(self, letters: Sequence[DeadLetter], *, unless: str) -> int:
         rows = [
             (
                 letter.time_ns,
@@ -95,16 +102,15 @@ class DeadLetterStore:
             )
             for letter in letters
         ]
-        columns = f"{_COLUMNS.removeprefix('id, ')}, crc"
-        places = ", ".join("?" * len(columns.split(", ")))
-        statement = f"INSERT INTO dead_letters ({columns}) SELECT {places}"
-        values: list[tuple[object, ...]] = [(*row, checksum(row)) for row in rows]
-        if once:
-            statement += f" WHERE NOT EXISTS (SELECT 1 FROM {_SAME})"  # noqa: S608
-            same = [(each.message_id, each.plugin, each.topic, each.replays) for each in letters]
-            values = [row + more for row, more in zip(values, same, strict=True)]
+        names = (*_NAMES[1:], "crc")
+        places = ", ".join(f":{name}" for name in names)
+        statement = f"INSERT INTO dead_letters ({', '.join(names)}) SELECT {places}"
+        if unless:  # by that index: left alone SQLite looks through all of the plugin's
+            by_message = "dead_letters INDEXED BY dead_letters_by_message"
+            statement += f" WHERE NOT EXISTS (SELECT 1 FROM {by_message} WHERE {unless})"  # noqa: S608
+        values = [dict(zip(names, (*row, checksum(row)), strict=True)) for row in rows]
         with self._database.writing() as connection:
-            connection.executemany(statement, values)
+            return connection.executemany(statement, values).rowcount
 
     def newest(self, *, plugin: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """The newest first, at most `limit`, of one plugin or of all. Empty when nothing was ever kept."""
