@@ -1,8 +1,11 @@
-"""What all SQLite files here have in common: how a log is begun, and whether the files are still there."""
+"""What all SQLite files here have in common: how a log is begun, who uses them, and are they still there."""
 
+import fcntl
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +51,30 @@ def keep_write_ahead_log(connection: sqlite3.Connection, *, busy_s: float) -> No
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 raise
         time.sleep(_PAUSE_S)
+
+
+@contextmanager
+def in_use(path: Path, *, alone: bool = False, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the file for the block: with any number of others, or `alone`, to put another one in its place.
+
+    Without it, what is written to a file while its successor is being made would be in neither. Waits
+    `wait_s` seconds, and raises `BlockingIOError` when others hold it still. The lock is one on a file
+    beside it, which stays; the kernel lets it go when the process ends.
+    """
+    until = time.monotonic() + wait_s
+    file = os.open(f"{path}-lock", os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_PAUSE_S)
+        yield
+    finally:
+        os.close(file)
 
 
 class OpenFiles:

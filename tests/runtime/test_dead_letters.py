@@ -4,9 +4,11 @@ import asyncio
 import os
 import random
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,6 +30,7 @@ from echo_core.runtime.dead_letters.selection import selection
 from echo_core.runtime.replay import Replayer
 from echo_core.transports.memory import MemoryTransport
 from echo_core.transports.sqlite.schema import repaired_path
+from echo_core.write_ahead import Connection
 from faults.test_damage import damaged, say_what_to_do
 from support.letters import letter
 from support.stores import write
@@ -161,6 +164,50 @@ def test_a_repair_that_was_interrupted_is_finished_and_nothing_is_begun_meanwhil
             store.add([letter(2)])
     assert repair(path).letters == 1
     assert len(kept(path)) == 1
+
+
+def test_what_is_kept_during_a_repair_is_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("echo_core.runtime.dead_letters.database._BUSY_S", 0.05)
+    keep(path, [letter(1)])
+    with closing(DeadLetterStore(path)) as host:
+        host.add([letter(2)])
+
+        def write_and_go_on(_: Path) -> None:
+            with pytest.raises(DeadLetterError, match=r"in use.*dlq repair is at work"):
+                host.add([letter(3)])
+            with pytest.raises(DeadLetterError, match=r"in use.*dlq repair is at work"):
+                keep(path, [letter(3)])
+            with pytest.raises(DeadLetterError, match=r"in use.*writes or repairs"):
+                repair(path)
+
+        monkeypatch.setattr("echo_core.runtime.dead_letters.repair.sync", write_and_go_on)
+        assert repair(path).letters == 2
+        host.add([letter(3)])
+    assert len(kept(path)) == 3
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO dead_letters", "PRAGMA wal_checkpoint"])
+def test_a_repair_that_has_no_room_is_no_verdict_and_changes_nothing(
+    path: Path, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(path, some())
+    content = path.read_bytes()
+
+    class Full(Connection):
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            if arguments[0].startswith(statement):
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            return super().execute(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("echo_core.runtime.dead_letters.database.Connection", Full)
+        with pytest.raises(DeadLetterError, match=r"cannot be repaired.*full.*make room"):
+            repair(path)
+    assert path.read_bytes() == content
+    assert sorted(file.name for file in path.parent.iterdir()) == [FILE_NAME, f"{FILE_NAME}-lock"]
+    assert repair(path).letters == COUNT
 
 
 def test_there_must_be_dead_letters(path: Path) -> None:

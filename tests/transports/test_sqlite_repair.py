@@ -4,13 +4,18 @@ import asyncio
 import logging
 import random
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from echo_core.errors import NotFound, StoreError
 from echo_core.testing import async_test
+from echo_core.transports.sqlite import leases, schema
+from echo_core.transports.sqlite import repair as repair_module
 from echo_core.transports.sqlite.inspection import check, numbers
 from echo_core.transports.sqlite.repair import repair
 from echo_core.transports.sqlite.schema import repaired_path
@@ -179,7 +184,71 @@ def test_a_store_of_which_nothing_is_left_is_refused_and_left_alone(store: Path)
     with pytest.raises(StoreError, match="restore a copy; or move messages"):
         repair(store)
     assert store.read_bytes() == content
-    assert [file.name for file in store.parent.iterdir()] == ["messages.sqlite"]
+    assert sorted(file.name for file in store.parent.iterdir()) == ["messages.sqlite", "messages.sqlite-lock"]
+
+
+def test_a_repair_that_has_no_room_is_no_verdict_and_changes_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = store.read_bytes()
+
+    connect = schema.connect
+
+    def small(path: Path, **options: Any) -> sqlite3.Connection:
+        connection = connect(path, **options)
+        if path != store:
+            connection.execute("PRAGMA max_page_count = 16")
+        return connection
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "connect", small)
+        with pytest.raises(StoreError, match=r"cannot be repaired.*make room on the disk"):
+            repair(store)
+    assert store.read_bytes() == content
+    assert sorted(file.name for file in store.parent.iterdir()) == ["messages.sqlite", "messages.sqlite-lock"]
+    assert repair(store).messages == 400
+
+
+def test_what_is_accepted_while_a_store_is_repaired_is_not_lost(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def host_begins(building: Path) -> None:
+        with pytest.raises(StoreError, match=r"being changed.*store repair"):
+            asyncio.run(fill(store, 1, options="busy=50ms"))
+        for change in (repair, compact, lambda path: forget(path, "all")):
+            with pytest.raises(StoreError, match=r"in use.*another command"):
+                change(store)
+
+    monkeypatch.setattr(repair_module, "sync", host_begins)
+    assert repair(store).messages == 400
+    asyncio.run(fill(store, 1))
+    assert check(store).messages == 401
+
+
+@async_test
+async def test_a_host_waits_for_a_repair_to_end(store: Path) -> None:
+    with leases.alone(store):
+        beginning = asyncio.create_task(fill(store, 1))
+        await asyncio.sleep(0.05)
+        assert not beginning.done()
+    await beginning
+    assert check(store).messages == 401
+
+
+def test_each_repair_keeps_the_file_it_replaced_with_its_log(store: Path) -> None:
+    kept = {Path(repair(store).damaged) for _ in range(3)}
+    assert len(kept) == 3
+    assert all(file.exists() for file in kept)
+    for file in kept:
+        file.unlink()
+    log = store.with_name("messages.sqlite.damaged-20261126T000000-wal")
+    log.touch()  # a repair was interrupted just after it had put the log aside
+    assert f"{repair(store).damaged}-wal" == str(log)
+
+
+def test_a_host_of_another_user_may_live(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.open", Mock(side_effect=PermissionError))
+    assert leases.is_alive(store, 7)
 
 
 def test_a_repair_that_was_interrupted_is_finished_and_no_empty_store_begun_meanwhile(store: Path) -> None:

@@ -3,14 +3,14 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from echo_core.errors import EchoCoreError
 from echo_core.runtime.dead_letters.letter import kind_of
 from echo_core.transports.sqlite.schema import is_damaged, repaired_path
-from echo_core.write_ahead import Connection, OpenFiles, keep_write_ahead_log
+from echo_core.write_ahead import Connection, OpenFiles, in_use, keep_write_ahead_log
 
 FILE_NAME: Final = "dead_letters.sqlite"
 LARGEST: Final = 2**63 - 1
@@ -75,8 +75,10 @@ class Database:
     What was written is on disk, also after a crash of the machine (`synchronous=FULL`).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_private: bool = False) -> None:
+        """`is_private`: no other process knows of the file."""
         self.path = path
+        self._is_private = is_private
         self._repaired = repaired_path(path)
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -85,13 +87,45 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it holds, or nothing. Raises `DeadLetterError`."""
-        with self._lock:
+        with self._lock, self._not_repaired():
             try:
                 with self._open() as connection:
                     yield connection
             except (sqlite3.Error, OSError) as error:
                 self._forget_connection()
                 raise self._failed("written", error) from error
+
+    @contextmanager
+    def repairing(self) -> Iterator[None]:
+        """Nobody writes during the block; whoever wants to waits. Raises `DeadLetterError`."""
+        with self._held(alone=True, why="another process writes or repairs them"):
+            yield
+
+    @contextmanager
+    def _not_repaired(self) -> Iterator[None]:
+        """What is written is in the file that stays."""
+        if self._is_private:
+            yield
+            return
+        with self._held(alone=False, why="echo-core dlq repair is at work"):
+            yield
+
+    @contextmanager
+    def _held(self, *, alone: bool, why: str) -> Iterator[None]:
+        with ExitStack() as held:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(in_use(self.path, alone=alone, wait_s=_BUSY_S))
+            except BlockingIOError:
+                raise DeadLetterError(
+                    "the dead letters are in use",
+                    where=str(self.path),
+                    why=why,
+                    fix="wait until it has ended, and try again",
+                ) from None
+            except OSError as error:
+                raise self._failed("written", error) from error
+            yield
 
     def rows(self, statement: str, arguments: tuple[object, ...] = ()) -> list[Any]:
         """What the statement finds; nothing where nothing was ever written. Raises `DeadLetterError`."""

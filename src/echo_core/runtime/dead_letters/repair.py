@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from echo_core.errors import EchoCoreError, NotFound
+from echo_core.errors import NotFound
 from echo_core.runtime.dead_letters.database import Database, DeadLetterError
 from echo_core.runtime.dead_letters.store import CHECKED_COLUMNS, letter_of
 from echo_core.transports.sqlite.repair import FIRST_BYTES, remove, swap, sync, with_first_page
-from echo_core.transports.sqlite.schema import repaired_path
+from echo_core.transports.sqlite.schema import is_of_surroundings, repaired_path
 from echo_core.write_ahead import Connection
 
 _MOST: Final = 100
@@ -88,9 +88,17 @@ def repair(path: Path) -> LetterRepair:
 
     Raises `NotFound`, and `DeadLetterError` when nothing can be read; nothing has been changed then.
     """
-    repaired = repaired_path(path)
-    if not path.exists() and not repaired.exists():
+    if not path.exists() and not repaired_path(path).exists():
         raise NotFound("there are no dead letters", where=str(path))
+    with Database(path).repairing():
+        try:
+            return _repair(path)
+        except OSError as error:
+            raise _not_repaired(path, error) from error
+
+
+def _repair(path: Path) -> LetterRepair:
+    repaired = repaired_path(path)
     if repaired.exists():  # an earlier repair had done everything but the last step
         damaged = swap(path, repaired)
         with closing(Database(path)) as database:
@@ -100,7 +108,11 @@ def repair(path: Path) -> LetterRepair:
         )
     building, copy = (path.with_name(f"{path.name}-{what}") for what in ("repairing", "copy"))
     remove(building, copy)
-    saved, known, is_doubtful = _salvage(path, building, copy)
+    try:
+        saved, known, is_doubtful = _salvage(path, building, copy)
+    except BaseException:
+        remove(building, copy)
+        raise
     remove(copy)
     sync(building)
     os.replace(building, repaired)
@@ -128,19 +140,22 @@ def _salvage(path: Path, building: Path, copy: Path) -> tuple[set[int], set[int]
             source = with_first_page(path, copy, put_right, _make_empty) if put_right else path
             with (
                 closing(sqlite3.connect(source, isolation_level=None, factory=Connection)) as old,
-                closing(Database(building)) as new,
+                closing(Database(building, is_private=True)) as new,
             ):
                 old.text_factory = lambda raw: raw.decode("utf-8", "replace")
                 told = _told(old)
                 known = set().union(*told)
                 with new.writing() as connection:
                     saved = _copy(old, connection, known)
+                new.rows("PRAGMA wal_checkpoint(TRUNCATE)")  # closing it says nothing where that fails
                 is_sound = _is_sound(old)
             if saved or known or is_sound:
                 return saved, known, not is_sound and told.count(known) < _WITNESSES
-        except (sqlite3.Error, EchoCoreError) as error:
-            problem = error
-    remove(building, copy)
+        except (sqlite3.Error, DeadLetterError) as error:
+            cause = error.__cause__ if isinstance(error, DeadLetterError) else error
+            if not isinstance(cause, sqlite3.Error) or is_of_surroundings(cause):
+                raise _not_repaired(path, cause or error) from error
+            problem = cause
     raise DeadLetterError(
         "the dead letters are damaged beyond repair",
         where=str(path),
@@ -149,8 +164,17 @@ def _salvage(path: Path, building: Path, copy: Path) -> tuple[set[int], set[int]
     ) from problem
 
 
+def _not_repaired(path: Path, error: BaseException) -> DeadLetterError:
+    return DeadLetterError(
+        "the dead letters cannot be repaired",
+        where=str(path),
+        why=str(error),
+        fix="make room on the disk, or mend the permissions; then echo-core dlq repair again",
+    )
+
+
 def _make_empty(path: Path) -> None:
-    with closing(Database(path)) as fresh, fresh.writing():
+    with closing(Database(path, is_private=True)) as fresh, fresh.writing():
         pass
 
 

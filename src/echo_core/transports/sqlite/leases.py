@@ -10,10 +10,13 @@ import fcntl
 import glob
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from echo_core.errors import StoreError
+from echo_core.transports.sqlite import schema
+from echo_core.write_ahead import in_use
 
 _TRIES: Final = 100
 
@@ -50,9 +53,11 @@ def lock_path(store: Path, host: int) -> Path:
 
 
 def is_alive(store: Path, host: int) -> bool:
-    """Whether a process holds that host's lock."""
+    """Whether a process holds that host's lock, or may: another user's lock cannot be looked at."""
     try:
         file = os.open(lock_path(store, host), os.O_RDWR)
+    except PermissionError:
+        return True
     except OSError:
         return False
     try:
@@ -85,13 +90,34 @@ def said(store: Path) -> dict[str, bytes]:
     return found
 
 
-def refuse_while_used(store: Path) -> None:
-    """Raise `StoreError` while a host runs on the store."""
+@contextlib.contextmanager
+def alone(store: Path) -> Iterator[None]:
+    """Keep hosts, and others that change it, from the store for the block.
+
+    Raises `StoreError` while there are any.
+    """
+    if not (store.exists() or schema.repaired_path(store).exists()):
+        yield  # whoever opens it says so
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(in_use(store, alone=True))
+        except BlockingIOError:
+            raise _in_use(store) from None
+        except OSError as error:
+            raise schema.failed(store, "locked", error) from error
+        if living(store):
+            raise _in_use(store)
+        yield
+
+
+def _in_use(store: Path) -> StoreError:
     hosts = living(store)
-    if hosts:
-        raise StoreError(
-            "the store is in use",
-            where=str(store),
-            why=f"{len(hosts)} host(s) run on it: {', '.join(str(host) for host in hosts)}",
-            fix="stop them first",
-        )
+    return StoreError(
+        "the store is in use",
+        where=str(store),
+        why=f"{len(hosts)} host(s) run on it: {', '.join(str(host) for host in hosts)}"
+        if hosts
+        else "another command has it: a host that starts, or store repair, compact or forget",
+        fix="stop them first" if hosts else "wait until it has ended, and try again",
+    )

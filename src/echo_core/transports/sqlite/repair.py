@@ -5,6 +5,8 @@ only what lies on it is missing. What of the deliveries cannot be read is due ag
 The old file is kept. An end at any moment leaves a store that is whole, or one that says how to go on.
 """
 
+import glob
+import itertools
 import os
 import sqlite3
 import struct
@@ -57,7 +59,14 @@ def repair(path: Path) -> RepairReport:
     Raises `StoreError` while hosts use the store, and when not even its tables can be found; nothing has
     been changed then.
     """
-    leases.refuse_while_used(path)
+    with leases.alone(path):
+        try:
+            return _repair(path)
+        except OSError as error:
+            raise schema.failed(path, "repaired", error) from error
+
+
+def _repair(path: Path) -> RepairReport:
     repaired = schema.repaired_path(path)
     if repaired.exists():  # an earlier repair had done everything but the last step
         damaged = swap(path, repaired)
@@ -77,7 +86,11 @@ def repair(path: Path) -> RepairReport:
         )
     building, copy = (path.with_name(f"{path.name}-{what}") for what in ("repairing", "copy"))
     remove(building, copy)
-    salvage = _salvage(path, building, copy)
+    try:
+        salvage = _salvage(path, building, copy)
+    except BaseException:
+        remove(building, copy)
+        raise
     remove(copy)
     sync(building)
     os.replace(building, repaired)
@@ -110,12 +123,13 @@ def _salvage(path: Path, building: Path, copy: Path) -> "Salvage":
                 new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 return salvage
         except sqlite3.Error as damage:
+            if schema.is_of_surroundings(damage):
+                raise schema.failed(path, "repaired", damage) from damage
             error = damage
         except StoreError as refusal:
             if not isinstance(refusal.__cause__, sqlite3.Error) or not schema.is_damaged(refusal.__cause__):
                 raise
             error = refusal.__cause__
-    remove(building, copy)
     raise _beyond_repair(path, error) from error
 
 
@@ -429,8 +443,7 @@ def _beyond_repair(path: Path, error: Exception | None) -> StoreError:
 
 def swap(path: Path, repaired: Path) -> Path:
     """Put a repaired file into its place; where the damaged one is now."""
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    damaged = path.with_name(f"{path.name}.damaged-{stamp}")
+    damaged = _aside(path)
     log, index = _beside(path)
     index.unlink(missing_ok=True)
     for file, kept in ((log, damaged.with_name(f"{damaged.name}-wal")), (path, damaged)):
@@ -438,6 +451,20 @@ def swap(path: Path, repaired: Path) -> Path:
             os.replace(file, kept)
     os.replace(repaired, path)
     return damaged
+
+
+def _aside(path: Path) -> Path:
+    """A name for the damaged file under which nothing lies; but for its log, where that is there already."""
+    for log in path.parent.glob(f"{glob.escape(path.name)}.damaged-*-wal"):
+        begun = log.with_name(log.name.removesuffix("-wal"))
+        if not begun.exists():  # who did this before was interrupted between the two
+            return begun
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.damaged-{stamp}{f'-{number}' if number > 1 else ''}")
+        if not aside.exists():
+            break
+    return aside
 
 
 def _beside(path: Path) -> tuple[Path, Path]:

@@ -247,3 +247,26 @@ def is_damaged(error: sqlite3.Error) -> bool:
     """Whether the file itself is broken, so that trying again cannot help."""
     code = getattr(error, "sqlite_errorcode", None) or 0
     return (code & 0xFF) in _DAMAGED
+
+
+_SURROUNDINGS: Final = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+)
+_UNREADABLE: Final = (
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+)
+
+
+def is_of_surroundings(error: sqlite3.Error) -> bool:
+    """Whether the disk is full, or something is not allowed: nothing that a repair of the file could mend."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    primary = code & 0xFF
+    return primary in _SURROUNDINGS or (primary == sqlite3.SQLITE_IOERR and code not in _UNREADABLE)

@@ -23,9 +23,8 @@ class CompactReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def compact(path: Path) -> CompactReport:
     """Give the free pages back to the disk; raises `StoreError` while hosts use the store."""
-    leases.refuse_while_used(path)
     before = path.stat().st_size if path.exists() else 0
-    with closing(schema.connect(path, busy_s=_BUSY_S, create=False)) as connection:
+    with leases.alone(path), closing(schema.connect(path, busy_s=_BUSY_S, create=False)) as connection:
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("VACUUM")
@@ -46,8 +45,7 @@ class ForgetReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def forget(path: Path, name: str) -> ForgetReport:
     """End a subscription, with what waits for it; raises `NotFound`, and `StoreError` while hosts run."""
-    leases.refuse_while_used(path)
-    with closing(schema.connect(path, busy_s=_BUSY_S, create=False)) as connection:
+    with leases.alone(path), closing(schema.connect(path, busy_s=_BUSY_S, create=False)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
             row = connection.execute("SELECT id FROM subscriptions WHERE name = ?", (name,)).fetchone()

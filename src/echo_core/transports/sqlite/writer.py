@@ -25,7 +25,7 @@ from echo_core.transports.sqlite import leases, schema
 from echo_core.transports.sqlite.blocks import Block, Kind, Row, cut, pack
 from echo_core.transports.sqlite.settings import StoreSettings
 from echo_core.transports.sqlite.store import Arrival, Store
-from echo_core.write_ahead import OpenFiles
+from echo_core.write_ahead import OpenFiles, in_use
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +250,8 @@ class Writer:
         self._files: OpenFiles
         self._look_at = 0.0
         """When to see whether they are still there."""
+        self._held = contextlib.ExitStack()
+        """That it is in use."""
         self._lock: leases.HostLock | None = None
         self._host = 0
         self._has_others = False
@@ -369,7 +371,12 @@ class Writer:
 
     def _open(self) -> None:
         path = self._settings.path
-        self._connection = schema.connect(path, busy_s=self._settings.busy_s)
+        self._hold()
+        try:
+            self._connection = schema.connect(path, busy_s=self._settings.busy_s)
+        except BaseException:
+            self._held.close()
+            raise
         self._store = Store(self._connection)
         try:
             self._connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -384,9 +391,26 @@ class Writer:
                 self._store.rollback()
             self._connection.close()
             self._release()
+            self._held.close()
             raise schema.failed(path, "opened", error) from error
         self._counter = self._store.change_counter()
         self._files = OpenFiles(path)
+
+    def _hold(self) -> None:
+        """Keep the store from being repaired or compacted, from before it is opened until it is closed."""
+        path = self._settings.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(in_use(path, wait_s=self._settings.busy_s))
+        except BlockingIOError:
+            raise StoreError(
+                "the store is being changed",
+                where=str(path),
+                why="echo-core store repair, compact or forget has it",
+                fix="wait until that has ended, and start again",
+            ) from None
+        except OSError as error:
+            raise schema.failed(path, "opened", error) from error
 
     def _close(self) -> None:
         try:
@@ -405,6 +429,7 @@ class Writer:
                 self._store.rollback()
                 self._connection.close()
             self._release()
+            self._held.close()
             error = TransportError("the transport was closed before this was written")
             left = self._collect()
             refused = [(answer, error) for answer in left.awaiting()] if left is not None else []
