@@ -71,7 +71,7 @@ def host(workspace: Workspace) -> Iterator[subprocess.Popen[str]]:
             time.sleep(0.02)
         yield process
         process.send_signal(signal.SIGTERM)
-        assert "done in" in process.communicate(timeout=40)[0]
+        assert "done in" in process.communicate(timeout=100)[0]
         assert process.returncode == 0
     finally:
         process.kill()
@@ -226,7 +226,7 @@ def test_dev_runs_the_workshop_and_swaps_what_is_saved(tmp_path: Path) -> None:
         code.write_text(code.read_text().replace("def broken(:", "# mended"))
         hear("ticker is swapped in")
         process.send_signal(signal.SIGTERM)
-        assert "done in" in process.communicate(timeout=40)[0]
+        assert "done in" in process.communicate(timeout=100)[0]
         assert process.returncode == 0
     finally:
         process.kill()

@@ -29,7 +29,7 @@ from echo_core.workshop.initialise import init
 from echo_core.workspace import Workspace
 
 PROGRAM = Path(sys.executable).parent / "echo-core"
-PATIENCE_S = 40.0
+PATIENCE_S = 100.0
 
 TICKER = """
 import asyncio

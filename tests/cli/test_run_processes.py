@@ -84,7 +84,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on(workspace: Wor
     total = next(line.split() for line in stdout.splitlines() if line.startswith("total"))
     _, received, processed, *_ = (cell.replace(",", "") for cell in total)
     assert received == processed
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in after.values()) and time.monotonic() < until:
         time.sleep(0.01)
     assert not any(Path(f"/proc/{pid}").exists() for pid in after.values())

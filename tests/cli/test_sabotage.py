@@ -131,6 +131,6 @@ def test_saboteurs_come_and_go_and_the_neighbours_do_not_notice(
     assert [move["state"] for move in neighbour["moves"]] == ["starting", "running"]
     assert [move["state"] for move in ticker["moves"]] == ["starting", "running"]
     host.send_signal(signal.SIGTERM)
-    said, _ = host.communicate(timeout=40)
+    said, _ = host.communicate(timeout=100)
     assert "done, with problems in" in said
     assert host.returncode == 1  # messages were dead-lettered

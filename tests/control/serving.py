@@ -52,7 +52,7 @@ class Served:
         given = {"Authorization": f"Bearer {door.token if token is None else token}"} | dict(headers or {})
 
         def call() -> tuple[int, Any]:
-            connection = http.client.HTTPConnection("127.0.0.1", door.address.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", door.address.port, timeout=60)
             try:
                 connection.request(method, path, body, given)
                 response = connection.getresponse()

@@ -33,7 +33,7 @@ def echo_core(workspace: Workspace, line: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     return done.stdout

@@ -83,6 +83,6 @@ def _run(folder: Path, module: str, *arguments: str, **environment: str) -> subp
         env=os.environ | {"HYPOTHESIS_STORAGE_DIRECTORY": str(REPOSITORY / ".hypothesis")} | environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
         check=False,
     )

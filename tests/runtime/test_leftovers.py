@@ -161,7 +161,7 @@ CODE = """
 def no_child(text: str) -> bool:
     """Whether the process that is named there is gone, or on its way."""
     pid = int(text.partition("child process ")[2].split()[0])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             os.kill(pid, 0)

@@ -31,7 +31,7 @@ TOPICS = ("t.a", "t.b", "t.c", "t.d")
 BOUND = 120
 STEP_S = 300.0
 """How far the clock goes at once; whoever sleeps for less wakes at its own moment all the same."""
-STANDSTILL_S = 20.0
+STANDSTILL_S = 60.0
 """Nothing has changed for so long: it will not end. A busy disk may take a while for a dead letter."""
 MOST_PUBLISHED = 600
 """Fan-out may multiply what handlers make; beyond this they make nothing more."""

@@ -70,7 +70,7 @@ def collector(receiver: OtlpReceiver, folder: Path) -> Iterator[dict[str, str]]:
 
 
 def wait_until_listening(port: int, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         assert process.poll() is None, "rotel did not start"
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

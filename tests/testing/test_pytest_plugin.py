@@ -35,7 +35,7 @@ def test_the_fixture_runs_a_plugin_with_the_manifest_of_the_folder_of_the_test(t
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_mine.py").write_text(A_TEST)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
@@ -55,6 +55,6 @@ import sys, echo_core.testing.pytest_plugin
 print([name for name in sys.modules if name.startswith({heavy!r})])
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=True
     )
     assert done.stdout.strip() == "[]"

@@ -54,7 +54,7 @@ def run(
     environment = {"PATH": path, "CDPATH": "/"}
     command = [str(script), *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment, check=False, capture_output=True, text=True, timeout=30
+        command, cwd=cwd, env=environment, check=False, capture_output=True, text=True, timeout=100
     )
 
 
@@ -129,6 +129,6 @@ def test_shellcheck_has_nothing_to_say(workspace: Workspace) -> None:
             pytest.fail("shellcheck is not installed: make setup")
         pytest.skip("shellcheck is not installed: make setup")
     scripts = sorted(str(path) for path in workspace.scripts.iterdir())
-    done = subprocess.run([shellcheck, *scripts], check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([shellcheck, *scripts], check=False, capture_output=True, text=True, timeout=100)
     assert done.stdout == ""
     assert done.returncode == 0
