@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +478,50 @@ def test_a_store_that_takes_nothing_for_now_slows_the_source_and_does_not_fail_i
     seen = run_tier(tmp_path, tier)
     assert [message.data for message in seen] == [0, 1, 2, "two", 3, 4, 5]
     assert [message.id for message in refused] == [seen[5].id] * 3
+
+
+class Together(Source):
+    """Keeps no state, and is told of no end."""
+
+    async def produce(self) -> AsyncIterator[Any]:
+        yield 0
+        await self.context.publish_batch("raw", [1, 2, 3, 4, 5])
+
+
+def test_it_slows_a_source_that_keeps_no_state_too_and_what_it_took_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [2, 0, 1]
+    publish_batch, publish = MemoryTransport.publish_batch, MemoryTransport.publish
+
+    def full(accepted: int) -> StoreError:
+        error = StoreError("the disk is full")
+        error.may_pass, error.accepted = True, accepted
+        return error
+
+    async def refuse_some(self: MemoryTransport, topic: str, messages: Sequence[BaseMessage]) -> None:
+        if failures:
+            await publish_batch(self, topic, messages[: failures[0]])
+            raise full(failures.pop(0))
+        await publish_batch(self, topic, messages)
+
+    async def refuse(self: MemoryTransport, topic: str, message: BaseMessage) -> None:
+        if message.data == 0 and not refused:
+            refused.append(message)
+            raise full(0)
+        await publish(self, topic, message)
+
+    refused: list[BaseMessage] = []
+    monkeypatch.setattr(MemoryTransport, "publish", refuse)
+    monkeypatch.setattr(MemoryTransport, "publish_batch", refuse_some)
+    monkeypatch.setattr("echo_core.runtime.source_context._RETRY_S", 0.0)
+    world, sink = World(tmp_path), Handler()
+    world.add(Together(), manifest("log", says=("raw",), plugin_type="source"))
+    world.add(sink, SINK)
+    numbers = asyncio.run(world.run())
+    assert sink.data == [0, 1, 2, 3, 4, 5]
+    assert sink.seen[0].id == refused[0].id
+    assert (failures, numbers["log"].published, numbers["log"].reason) == ([], 6, "")
 
 
 def test_a_process_that_dies_is_followed_by_one_that_goes_on(tmp_path: Path) -> None:

@@ -610,6 +610,20 @@ async def test_a_full_disk_refuses_what_is_published_and_loses_nothing(store: Pa
 
 
 @async_test
+async def test_of_a_batch_that_fills_the_disk_it_is_told_what_was_accepted(store: Path) -> None:
+    async with transport(store) as opened, opened.subscribe("reader", ["a"], queue_limit=10_000) as reader:
+        writer = opened._writer
+        assert writer is not None
+        writer._connection.execute("PRAGMA max_page_count = 100")
+        messages = [BaseMessage(source="test", data=f"{number} {'x' * 200}") for number in range(3_000)]
+        with pytest.raises(StoreError, match="make room on the disk") as refused:
+            await opened.publish_batch("a", messages)
+        assert 0 < refused.value.accepted < len(messages)
+        assert refused.value.may_pass
+        await until(lambda: reader.statistics().waiting == refused.value.accepted)
+
+
+@async_test
 @pytest.mark.parametrize("gone", ["", "-wal", "-shm"])
 async def test_a_store_that_is_taken_away_accepts_nothing_more_and_says_so(store: Path, gone: str) -> None:
     """SQLite would go on writing to a file that nobody finds again."""

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from common_telemetry import Attributes, Outgoing, PluginTelemetry, TelemetryContext
-from echo_core.errors import PluginError, PublishRefused, StateError, TransportError
+from echo_core.errors import PluginError, PublishRefused, StateError, StoreError, TransportError
 from echo_core.manifest import Manifest
 from echo_core.message import (
     REPEATABLE,
@@ -241,12 +241,15 @@ class HostContext:
                 receipts=receipts,
             )
             try:
-                accept = self._accept
-                accepting = accept(topic, message)
-                if accepting is not DONE:
-                    scope.make_current()
-                    with self.elsewhere():
-                        await accepting
+                try:
+                    accept = self._accept
+                    accepting = accept(topic, message)
+                    if accepting is not DONE:
+                        scope.make_current()
+                        with self.elsewhere():
+                            await accepting
+                except StoreError as error:
+                    await self._refused(error, topic, [message])
             except BaseException as error:
                 scope.fail(error)
                 raise
@@ -254,6 +257,10 @@ class HostContext:
         if self.history is not None:
             self.history.accepted(topic, message, root_id, parents)
         return message
+
+    async def _refused(self, error: StoreError, topic: str, messages: Sequence[BaseMessage]) -> None:
+        """A store has not taken these, but for the first `error.accepted`: return once it has, or raise."""
+        raise error
 
     async def publish_batch(
         self, topic: str, data: Sequence[Any], *, made_from: Sequence[BaseMessage] | None = None
@@ -309,8 +316,11 @@ class HostContext:
                 )
             ]
             try:
-                with self.elsewhere():
-                    await self._accept_batch(topic, messages)
+                try:
+                    with self.elsewhere():
+                        await self._accept_batch(topic, messages)
+                except StoreError as error:
+                    await self._refused(error, topic, messages)
             except BaseException as error:
                 scope.fail(error)
                 if isinstance(error, TransportError) and error.accepted:
@@ -374,8 +384,11 @@ class HostContext:
         """Publish a message that was made, and reported, in a process of the plugin's own."""
         if topic not in self._allowed_topics or message.source != self.plugin_name:
             self.check_output(topic, message)
-        with self.elsewhere():
-            await self._accept(topic, message)
+        try:
+            with self.elsewhere():
+                await self._accept(topic, message)
+        except StoreError as error:
+            await self._refused(error, topic, [message])
         self.statistics.published += 1
         if self.history is not None:
             self.history.accepted(topic, message, message.root_id, message.parent_ids)

@@ -1,9 +1,9 @@
 """The `PluginContext` of a source: it keeps a state, and waits while its messages fill a queue."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from echo_core.errors import StoreError
 from echo_core.message import BaseMessage, Receipt, new_id
@@ -12,8 +12,6 @@ from echo_core.runtime.settlement import Followed, Settlements
 from echo_core.runtime.source_progress import Progress, Progresses
 from echo_core.runtime.source_state import SourceState
 from echo_core.transports.turn import Turn
-
-T = TypeVar("T")
 
 _RETRY_S: Final = 0.5
 """How long to wait for a store that takes nothing for now, before it is tried again."""
@@ -175,8 +173,7 @@ class SourceContext(StatefulContext):
         state = await self._begin(begun, self.position())
         message = None
         try:
-            send = HostContext._send
-            message = await self._until_written(lambda: send(self, topic, message_id, data, schema, receipts))
+            message = await HostContext._send(self, topic, message_id, data, schema, receipts)
         finally:
             self._departed(begun, [message], state)
         return message
@@ -198,9 +195,7 @@ class SourceContext(StatefulContext):
         state = await self._begin(begun, None if self._is_part else self.position())
         messages: Sequence[BaseMessage | None] = [None] * len(ids)
         try:
-            send = HostContext._send_batch
-            made = await self._until_written(lambda: send(self, topic, ids, data, lineages, made_from))
-            messages = made
+            made = messages = await super()._send_batch(topic, ids, data, lineages, made_from)
         finally:
             self._departed(begun, messages, state)
         return made
@@ -215,24 +210,25 @@ class SourceContext(StatefulContext):
         state = await self._begin(begun, state)
         accepted = None
         try:
-            await self._until_written(lambda: HostContext.accept(self, topic, message))
+            await super().accept(topic, message)
             accepted = message
         finally:
             self._departed(begun, [accepted], state)
 
-    @staticmethod
-    async def _until_written(send: Callable[[], Awaitable[T]]) -> T:
-        """What `send` returns; a store that takes nothing for now slows the source, and does not fail it.
-
-        What is tried again has the ids that it had.
-        """
-        while True:
-            try:
-                return await send()
-            except StoreError as error:
-                if not error.may_pass:
-                    raise
+    async def _refused(self, error: StoreError, topic: str, messages: Sequence[BaseMessage]) -> None:
+        """A store that takes nothing for now slows the source, and does not fail it."""
+        while error.may_pass:
+            messages = messages[error.accepted :]
             await asyncio.sleep(_RETRY_S)
+            try:
+                if len(messages) == 1:
+                    await self._accept(topic, messages[0])
+                else:
+                    await self._accept_batch(topic, messages)
+                return
+            except StoreError as again:
+                error = again
+        raise error
 
     async def _begin(self, begun: Sequence[tuple[str, str]], state: bytes | None) -> bytes:
         """Messages, each by the ids of its root and its own, are about to be published; their state."""

@@ -1,6 +1,7 @@
 """The transport over a store: what the event loop sees. No call here touches the disk."""
 
 import asyncio
+import copy
 import logging
 import time
 from collections import deque
@@ -413,11 +414,16 @@ class SqliteTransport(Transport):
                 subscriptions = self._find_subscribers(topic)
             room = min((each.queue_limit - each.waiting for each in subscriptions), default=_PART)
             some = messages[at : at + min(room, _PART)] if room > 1 else ()
-            if some:
-                await self._publish_part(topic, some)
-            else:  # at a limit: one by one, so that cycles go on and hard bounds hold
-                some = messages[at : at + 1]
-                await self.publish(topic, some[0])
+            try:
+                if some:
+                    await self._publish_part(topic, some)
+                else:  # at a limit: one by one, so that cycles go on and hard bounds hold
+                    some = messages[at : at + 1]
+                    await self.publish(topic, some[0])
+            except TransportError as error:
+                told = copy.copy(error)  # others are told the same, and have others accepted
+                told.accepted = at
+                raise told from error.__cause__
             at += len(some)
 
     async def _publish_part(self, topic: str, messages: Sequence[BaseMessage]) -> None:
