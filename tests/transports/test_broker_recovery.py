@@ -1,12 +1,14 @@
 """How a transport gets its connection and its queues back; no broker is needed."""
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from echo_core.errors import TransportError
 from echo_core.testing import async_test
+from echo_core.transports.broker import connection as connection_module
 from echo_core.transports.broker import transport as transport_module
 from echo_core.transports.broker.recovery import within
 from echo_core.transports.broker.subscription import Backlog, BrokerSubscription
@@ -215,4 +217,30 @@ async def test_that_nothing_is_left_is_believed_when_it_was_seen_twice_in_a_row(
     await until(lambda: reader.is_ready)
     await asyncio.wait_for(transport.wait_until_settled(), 60)
     assert asked == len(answers)
+    await transport.close()
+
+
+@async_test
+async def test_the_pauses_go_on_growing_while_connections_do_not_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[int] = []
+
+    def backoff() -> Iterator[float]:
+        for number in itertools.count():
+            pauses.append(number)
+            yield 0.0
+
+    async def lose() -> int:
+        """How far along the pauses the one was after which there was a connection."""
+        pauses.clear()
+        transport._cut_off("it was cut")
+        await until(lambda: transport.is_connected)
+        return pauses[-1]
+
+    monkeypatch.setattr(connection_module, "backoff", backoff)
+    transport = await opened()
+    assert [await lose() for _ in range(10)] == [0, 1, 2, 3, 4, 5, 6, 6, 6, 6]
+    monkeypatch.setattr(connection_module, "_LASTING_S", 0.0)
+    assert await lose() == 0
     await transport.close()

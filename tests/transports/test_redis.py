@@ -117,6 +117,39 @@ async def test_with_tls_only_the_authority_that_is_named_is_trusted(
                 await open_broker(f"redis+tls://{wrong}").open()
 
 
+@async_test
+async def test_a_primary_that_becomes_a_replica_is_waited_for_and_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis_server() as server:
+        url = f"redis://127.0.0.1:{server.port}/"
+        async with open_broker(url) as transport, Redis(port=server.port) as operator:
+            reader = transport.subscribe("reader", ["a"])
+            await transport.wait_until_collecting()
+            attempts, connect = 0, transport._connect
+
+            async def counted() -> None:
+                nonlocal attempts
+                attempts += 1
+                await connect()
+
+            monkeypatch.setattr(transport, "_connect", counted)
+            await operator.execute_command("REPLICAOF", "127.0.0.1", "1")  # where nobody is
+            publishing = asyncio.create_task(transport.publish("a", BaseMessage(source="test", data=1)))
+            async with asyncio.timeout(60):
+                while attempts < 4:
+                    await asyncio.sleep(0.01)
+                assert "read only" in transport.trouble()
+                assert "works again" not in caplog.text
+                with pytest.raises(TransportError, match=r"read only(?s:.*)the primary"):
+                    await open_broker(url).open()
+                await operator.execute_command("REPLICAOF", "NO", "ONE")
+                await publishing
+                (delivery,) = await reader.receive()
+                await delivery.settle()
+            assert delivery.message.data == 1
+
+
 @pytest.mark.parametrize("url", ["redis://a,b/", "redis://a/captions", "redis://a/?stream=x"])
 def test_what_redis_does_not_have_is_refused(url: str) -> None:
     with pytest.raises(SettingsError):

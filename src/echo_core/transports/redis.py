@@ -24,7 +24,7 @@ import msgspec
 from redis.asyncio import Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -53,6 +53,8 @@ _ANNOUNCED_MS: Final = 60_000
 """How long the last word of a host is kept."""
 _NO_ROOM: Final = "'maxmemory'"
 """In what Redis says while it has no memory for more."""
+_GONE: Final = ("NOGROUP", "no longer exists", "WRONGTYPE")
+"""In what Redis says where there is no queue to read from."""
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 
 # KEYS: version, stream...; ARGV: the version that is known, then for each message topic, body, and the
@@ -225,11 +227,14 @@ class RedisTransport(BrokerTransport):
         self._publications.clear()  # they are in the outbox, and sent anew in their order
         await self._close_client(self._client)
         self._client = self._new_client()
-        await self._client.ping()
+        # Nothing is removed; but a replica, or a server that cannot write to its disk, says so.
+        await self._client.srem(self.key("hosts"), "")
         await self._read_registry()
         self._writer = asyncio.create_task(self._write(), name="redis writer")
 
     def _advice(self, error: Exception) -> str:
+        if isinstance(error, ReadOnlyError):
+            return "name the primary in host.transport, or an address that leads to it"
         refused = isinstance(error, AuthenticationError | ResponseError)
         return "mend user and password" if refused else super()._advice(error)
 
@@ -262,9 +267,9 @@ class RedisTransport(BrokerTransport):
         """Send a command of ours. OSError where it did not get through."""
         try:
             return await command(self._client)
-        except ResponseError:
-            raise
         except (RedisError, *_UNREACHABLE) as error:
+            if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError):
+                raise
             self._cut_off(plain(error))
             raise ConnectionError(plain(error)) from None
 
@@ -461,12 +466,12 @@ class RedisTransport(BrokerTransport):
                     count=min(subscription.asked, _AT_A_TIME),
                     block=_BLOCK_MS,
                 )
-            except ResponseError as error:
-                if not subscription.is_stopping:
-                    self._lost(subscription, plain(error))
-                return
             except (RedisError, *_UNREACHABLE) as error:
-                self._cut_off(plain(error))
+                why = plain(error)
+                if not any(gone in why for gone in _GONE):
+                    self._cut_off(why)
+                elif not subscription.is_stopping:
+                    self._lost(subscription, why)
                 return
             for _, entries in answer or ():
                 for entry, fields in entries:
@@ -512,7 +517,9 @@ class RedisTransport(BrokerTransport):
             try:
                 await self._write_round(publications, settled)
             except (RedisError, *_UNREACHABLE) as error:
-                if isinstance(error, ResponseError) and not isinstance(error, RedisConnectionError):
+                if isinstance(error, ResponseError) and not isinstance(
+                    error, RedisConnectionError | ReadOnlyError
+                ):
                     # With those that wait for the next round: it might be taken.
                     waiting, self._publications = self._publications, []
                     for publication in (*publications, *waiting):

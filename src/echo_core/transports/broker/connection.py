@@ -5,6 +5,8 @@ import logging
 import secrets
 from abc import abstractmethod
 from collections.abc import Mapping
+from itertools import islice
+from math import inf
 from time import monotonic
 from typing import ClassVar, Final
 
@@ -21,6 +23,9 @@ _WANTS: Final = "wants "
 """Begins the id under which a host says what it wants; that of a host has no spaces."""
 _HEARD_S: Final = 60.0
 """How long the last word of a host is remembered."""
+_LASTING_S: Final = 5.0
+"""A connection that is lost sooner was none: the pauses go on growing."""
+_MOST_SETBACKS: Final = 6
 CONNECT_S: Final = 15.0
 """An attempt to connect, with all that belongs to it, is given up after so long."""
 
@@ -41,6 +46,10 @@ class ConnectedTransport(Transport):
         self._unreachable: tuple[type[Exception], ...] = (TransportError, *self.client_errors, *TRANSIENT)
         self._troubles = Troubles(endpoint.public, logger)
         self._reconnecting: asyncio.Task[None] | None = None
+        self._connected_at = -inf
+        """When a lost connection was made again, by the monotonic clock."""
+        self._setbacks = 0
+        """Connections in a row that did not last."""
         self._lost_at_once = ""
         """Why the connection is of no use that is being made, or was made a moment ago."""
         self._heard: dict[str, tuple[float, bytes]] = {}
@@ -66,6 +75,7 @@ class ConnectedTransport(Transport):
     async def _connection_made(self) -> None:
         """There is one again: what stood on the old one is to stand on it."""
         self.is_connected = True
+        self._connected_at = monotonic()
         self._troubles.end("connection")
 
     def _advice(self, error: Exception) -> str:
@@ -118,7 +128,9 @@ class ConnectedTransport(Transport):
             self._troubles.begin("connection", why)
 
     async def _reconnect(self) -> None:
-        for delay in backoff():
+        is_setback = monotonic() - self._connected_at < _LASTING_S
+        self._setbacks = min(self._setbacks + 1, _MOST_SETBACKS) if is_setback else 0
+        for delay in islice(backoff(), self._setbacks, None):
             await asyncio.sleep(delay)
             try:
                 await self._connect_for_good()

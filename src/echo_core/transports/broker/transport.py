@@ -90,7 +90,6 @@ class BrokerTransport(ConnectedTransport):
         self._ended = Waiters()
         self._connections = 0
         """Made after the first one."""
-        self._connected_at = 0.0
         self._others_before: dict[str, list[str]] = {}
         """The queues of other hosts when the connection was lost."""
         self._watching: asyncio.Task[None] | None = None
@@ -511,7 +510,6 @@ class BrokerTransport(ConnectedTransport):
     async def _connection_made(self) -> None:
         await super()._connection_made()
         self._connections += 1
-        self._connected_at = monotonic()
         for subscription in list(self._subscriptions):
             if subscription.is_ready:
                 self._resume_soon(subscription)
