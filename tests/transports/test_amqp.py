@@ -17,7 +17,9 @@ from echo_core.errors import SettingsError, TransportError
 from echo_core.message import BaseMessage
 from echo_core.testing import async_test
 from echo_core.topics import TopicPattern
+from echo_core.transports import amqp as amqp_module
 from echo_core.transports.amqp import AmqpSubscription, AmqpTransport, open_amqp
+from echo_core.transports.base import Transport
 from echo_core.transports.broker.publication import Publication
 from echo_core.transports.urls import transport_for
 from support.brokers import Brokers, once, open_broker
@@ -86,10 +88,54 @@ async def test_a_queue_of_another_kind_is_refused_with_the_reason(brokers: Broke
 @async_test
 async def test_only_the_right_password_and_virtual_host_let_in(brokers: Brokers) -> None:
     port = brokers.server("amqp").port
-    for place in (f"guest:wrong-word@127.0.0.1:{port}/", f"127.0.0.1:{port}/no%2Fsuch"):
+    wrong = {
+        f"guest:wrong-word@127.0.0.1:{port}/": "mend user and password",
+        f"127.0.0.1:{port}/no%2Fsuch": "",
+    }
+    for place, fix in wrong.items():
         with pytest.raises(TransportError, match=f"127.0.0.1:{port}") as caught:
             await open_broker(f"amqp://{place}").open()
         assert "wrong-word" not in str(caught.value)
+        assert fix in caught.value.fix
+
+
+def test_a_server_that_lets_no_heartbeat_be_heard_is_said_in_words() -> None:
+    loop = asyncio.new_event_loop()
+    closing: asyncio.Future[None] = loop.create_future()
+    closing.set_exception(asyncio.CancelledError())
+    assert amqp_module._reason(closing) == "the server does not answer"
+    loop.close()
+
+
+@async_test
+async def test_a_queue_with_a_limit_holds_its_publisher_up_and_loses_nothing(brokers: Brokers) -> None:
+    url, count = brokers.url("amqp", prefix="limited", create="no"), 60
+    limit = {"x-queue-type": "quorum", "x-max-length": 5, "x-overflow": "reject-publish"}
+    async with operator(brokers.server("amqp").port) as channel:
+        await channel.exchange_declare("limited", exchange_type="topic", durable=True)
+        await channel.queue_declare("limited.reader", durable=True, arguments=limit)
+        await channel.queue_bind("limited.reader", "limited", routing_key="a")
+    accepted: list[int] = []
+
+    async def publish(transport: Transport) -> None:
+        for number in range(count):
+            await transport.publish("a", BaseMessage(source="test", data=number))
+            accepted.append(number)
+
+    async with open_broker(url) as here, open_broker(url) as other, asyncio.timeout(100):
+        publishing = asyncio.create_task(publish(here))
+        while "is a queue of it full?" not in here.trouble():
+            await asyncio.sleep(0.01)
+        assert len(accepted) < count
+        came: list[int] = []
+        reader = other.subscribe("reader", ["a"], queue_limit=1)
+        while len(came) < count:
+            for delivery in await reader.receive():
+                came.append(delivery.message.data)
+                await delivery.settle()
+        await publishing
+        assert came == accepted == list(range(count))
+        assert not here.trouble()
 
 
 @async_test

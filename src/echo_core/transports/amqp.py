@@ -26,9 +26,11 @@ from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import (
     AMQPConnectionError,
     AMQPError,
+    AuthenticationError,
     ChannelLockedResource,
     ChannelNotFoundEntity,
     DeliveryError,
+    ProbableAuthenticationError,
     PublishError,
 )
 from pamqp.commands import Basic
@@ -150,6 +152,10 @@ class AmqpTransport(BrokerTransport):
         self._publisher = await self._connection.channel(publisher_confirms=True)
         publisher = self._publisher
         publisher.closing.add_done_callback(lambda closing: self._publisher_ended(publisher, closing))
+
+    def _advice(self, error: Exception) -> str:
+        is_refused = isinstance(error, AuthenticationError | ProbableAuthenticationError)
+        return "mend user and password" if is_refused else super()._advice(error)
 
     def _url(self, host: str, port: int) -> URL:
         endpoint = self.endpoint
@@ -521,6 +527,8 @@ def _given_up() -> AMQPConnectionError:
 
 def _reason(closing: "asyncio.Future[Any]") -> str:
     error = None if closing.cancelled() else closing.exception()
+    if isinstance(error, asyncio.CancelledError):  # aiormq ends so what hears no heartbeat
+        return "the server does not answer"
     return plain(error) if error is not None else "it was closed"
 
 
