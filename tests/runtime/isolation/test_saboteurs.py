@@ -316,10 +316,11 @@ def test_a_grandchild_in_a_session_of_its_own_neither_delays_the_restart_nor_sta
     assert not _is_alive(int(mark.read_text()))
 
 
-def test_what_a_plugin_started_ends_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("environment", ["os.environ", "{}"])
+def test_what_a_plugin_started_ends_with_it(tmp_path: Path, environment: str) -> None:
     mark = tmp_path / "started"
     deed = f"""
-        started = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        started = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True, env={environment})
         with open({str(mark)!r}, "w") as file:
             file.write(str(started.pid))
         del started

@@ -110,7 +110,7 @@ class Incarnation:
         """Its signs of life."""
         process = self.process
         loop, thread = process.page.beats
-        return Signs(loop, thread, process.resident_mb, process.is_stopped, process.count_descendants())
+        return Signs(loop, thread, process.resident_mb, process.is_stopped, process.look_at_descendants())
 
     async def take_stacks(self) -> str:
         """What its threads are doing; empty if it cannot say. Kept for the report of its end."""
@@ -131,6 +131,7 @@ class Incarnation:
     async def leave(self, seconds: float) -> None:
         """It has been told to go: wait, ask, and in the end make it. Everything of it is given back then."""
         self.is_planned = True
+        self.process.look_at_descendants()
         try:
             for signal, patience in ((0, seconds), (_SIGTERM, _POLITE_S)):
                 if signal:

@@ -96,7 +96,7 @@ class Liveness:
             return f"it held {signs.resident_mb:.0f} MiB, and may hold {limit} MiB (memory_mb)"
         if signs.processes > self._limits.processes:
             most = self._limits.processes
-            return f"it had more than {most} processes of its own running, and may have that many (processes)"
+            return f"it had more than {most} processes of its own, and may have that many (processes)"
         if self._stopped_since is not None and now - self._stopped_since > _STOPPED_S:
             return f"it was stopped (SIGSTOP) for {now - self._stopped_since:.1f} s"
         blocked = now - self._loop[1]

@@ -79,6 +79,8 @@ class WorkerProcess:
                 why="handing an open socket to a new process needs a POSIX system",
                 fix='run it with "isolation": "in_process", or on Linux or macOS',
             )
+        self._descendants: dict[int, bytes] = {}
+        """What it has started and had not ended at the last look, by number, with when each began."""
         self._mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         self.socket, theirs = socket.socketpair()
         page_fd = pages.make_file(lanes)
@@ -173,31 +175,49 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it and all it has started, at once."""
         if not self.has_ended:
+            self.look_at_descendants()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
         self.send(signal.SIGKILL)
 
     def kill_descendants(self) -> int:
-        """End what it has started and left behind; how many those were. Linux only."""
+        """End what it has started and left behind; how many those were. Linux only.
+
+        They show by the mark in their environment, or were seen below it at the last look.
+        """
         own = f"{_MARK}={self._mark}".encode()
         killed = 0
         for pid in _processes():
             with contextlib.suppress(OSError):
-                if pid != self.pid and own in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if pid != self.pid and (
+                    self._is_known(pid) or own in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                ):
                     os.kill(pid, signal.SIGKILL)
                     killed += 1
         return killed
 
-    def count_descendants(self) -> int:
-        """How many processes it has started, and those in their turn, that have not ended. Linux only."""
-        found, waiting = 0, [self.pid]
-        while waiting and found < _COUNTED:
+    def look_at_descendants(self) -> int:
+        """How many processes it has started, and those in their turn, that have not ended. Linux only.
+
+        They are remembered: what loses its parent is below this one no more. One that has ended, and that
+        nobody has waited for, counts too, because it holds its number.
+        """
+        found: dict[int, bytes] = {}
+        waiting = [self.pid]
+        while waiting and len(found) < _COUNTED:
             for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
                 with contextlib.suppress(OSError):
-                    pids = children.read_text().split()
-                    found += len(pids)
-                    waiting += map(int, pids)
-        return found
+                    pids = list(map(int, children.read_text().split()))
+                    found |= {pid: _runs_since(pid) for pid in pids}
+                    waiting += pids
+        found |= {pid: began for pid, began in self._descendants.items() if self._is_known(pid)}
+        self._descendants = found
+        return len(found)
+
+    def _is_known(self, pid: int) -> bool:
+        """Whether it was seen below this one at the last look, and still runs."""
+        began = self._descendants.get(pid)
+        return bool(began) and began == _runs_since(pid)
 
     def ask_for_stacks(self) -> None:
         """Have it write the stacks of its threads; `stacks` has them a moment later."""
@@ -213,7 +233,7 @@ class WorkerProcess:
     @property
     def is_stopped(self) -> bool:
         """Whether a signal has stopped it (SIGSTOP). Linux only."""
-        return self._stat(0) == b"T"
+        return _stat(self.pid, 0) == b"T"
 
     @property
     def resident_mb(self) -> float:
@@ -223,12 +243,6 @@ class WorkerProcess:
         except (OSError, IndexError, ValueError):
             return 0.0
         return pages_held * _PAGE_SIZE / 1_048_576
-
-    def _stat(self, index: int) -> bytes:
-        try:
-            return Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b")")[2].split()[index]
-        except (OSError, IndexError):
-            return b""
 
     def close(self) -> None:
         """Give back what the host holds of it. Only once it has ended."""
@@ -250,3 +264,19 @@ def _processes() -> Iterator[int]:
     for entry in entries:
         if entry.isdigit():
             yield int(entry)
+
+
+def _runs_since(pid: int) -> bytes:
+    """When the process began, in the kernel's own measure: with the number it tells one from all others.
+
+    Empty for one that has ended, also where nobody has waited for it.
+    """
+    return b"" if _stat(pid, 0) == b"Z" else _stat(pid, 19)
+
+
+def _stat(pid: int, index: int) -> bytes:
+    """One of the fields of /proc/PID/stat, counted from the state; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[index]
+    except (OSError, IndexError):
+        return b""
