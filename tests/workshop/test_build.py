@@ -341,6 +341,7 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
         "src/greeter/__init__.py:1: create_plugin needs arguments",
     ),
     "an entry point with keyword arguments": ({"code": "def create_plugin(*, x): ..."}, "needs arguments"),
+    "a null byte": ({"code": "def create_plugin():\n    ...\n\0"}, "src/greeter/__init__.py:3: SyntaxError"),
     "a coroutine": ({"code": "async def create_plugin(): ..."}, "create_plugin is a coroutine"),
     "a module of the platform": ({"files": {"src/msgspec/__init__.py": ""}}, "msgspec is a module of Python"),
 }  # fmt: skip

@@ -245,6 +245,8 @@ def _package_faults(files: Mapping[str, bytes], name: str, manifest: Manifest | 
                 trees[path] = ast.parse(content, path)
             except (SyntaxError, ValueError) as error:
                 line = getattr(error, "lineno", None)
+                if not line and b"\0" in content:  # which Python does not say the place of
+                    line = content[: content.index(b"\0")].count(b"\n") + 1
                 faults.append(
                     Fault(f"{path}:{line}" if line else path, f"SyntaxError: {error.args[0]}", "mend it")
                 )
