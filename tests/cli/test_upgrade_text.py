@@ -40,6 +40,14 @@ def test_what_a_shadow_says_otherwise_stands_below_what_the_old_version_says() -
     ]
 
 
+def test_what_a_shadow_fails_at_is_told_with_its_reason() -> None:
+    failed = Difference(
+        message_id="m1", topic="raw", old=(("out", 1),), new=(), new_failed="ValueError: no\x1b"
+    )
+    lines = told(comparison=Comparison(same=0, different=1, not_compared=0, differences=(failed,)))
+    assert lines[5:7] == ["    1.0  out  1", "    2.0  failed: ValueError: no\\x1b"]
+
+
 def test_what_can_be_done_next_is_that_of_the_strategy() -> None:
     assert told()[-1] == "next: echo-core upgrade shout --show, --finish or --abort"
     assert "--switch" in told(strategy="blue-green")[-1]

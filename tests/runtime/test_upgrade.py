@@ -438,6 +438,7 @@ def test_a_shadow_publishes_nothing_and_every_output_that_differs_is_reported(tm
                 assert n % 3 == 0 or n % 50 in (1, 2), difference
                 assert len(difference.old) == 1
                 assert difference.new == () if n % 50 in (1, 2) else difference.new[0][1]["x"] == 1
+                assert difference.new_failed == ("ValueError: only here" if n % 50 == 1 else "")
             await host.send_back("middle")
         load.check()
         assert load.by_version == {"1": 3_000}

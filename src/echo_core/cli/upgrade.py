@@ -124,5 +124,8 @@ def _answers(trial: TrialStatus, difference: Difference) -> Iterator[str]:
     for version, outputs in ((trial.old_version, difference.old), (trial.new_version, difference.new)):
         for topic, data in outputs:
             yield f"    {version}  {printable(topic)}  {printable(msgspec.json.encode(data).decode())}"
-        if not outputs:
+        failed = difference.new_failed if version == trial.new_version else ""
+        if failed:
+            yield f"    {version}  failed: {printable(failed)}"
+        elif not outputs:
             yield f"    {version}  nothing"

@@ -65,13 +65,16 @@ class _Feeding:
 
 
 class _Nowhere(DeadLetterStore):
-    """For copies: what becomes of them is nobody's loss."""
+    """For copies: what becomes of them is nobody's loss. `hear` is called with each, in a thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, hear: Callable[[DeadLetter], None]) -> None:
         super().__init__(Path(os.devnull))
+        self._hear = hear
 
     def add(self, letters: Sequence[DeadLetter], *, once: bool = False) -> None:
         """Let them go."""
+        for letter in letters:
+            self._hear(letter)
 
 
 class Dispatcher:
@@ -151,14 +154,15 @@ class Dispatcher:
         receive: Receive | None = None,
         *,
         stage: Sorter | None = None,
-        apart: bool = False,
+        apart: Callable[[DeadLetter], None] | None = None,
         in_flight: int | None = None,
     ) -> None:
         """Open the plugin's lanes on its subscription, after what rests from before; or on `receive` alone.
 
         `stage` is what fills `receive`, and lives as long as the lanes. `lost` hears of an error of ours that
-        ended one of them. `apart`: what they get are copies, of which nothing is kept. `in_flight`: how many
-        are taken and not ended, at most, if that is less than the manifest's `delivery.max_in_flight`.
+        ended one of them. `apart`: what they get are copies, of which nothing is kept; it hears of those
+        that failed for good. `in_flight`: how many are taken and not ended, at most, if that is less than
+        the manifest's `delivery.max_in_flight`.
         """
         assert slot.manifest is not None
         is_on_trial = receive is not None
@@ -167,7 +171,7 @@ class Dispatcher:
                 return
             receive = self.backlog(slot) if slot.resting else slot.subscription.receive
         settlements = Settlements() if apart else self.settlements
-        dead_letters = _Nowhere() if apart else self._dead_letters
+        dead_letters = _Nowhere(apart) if apart else self._dead_letters
         delivery = slot.manifest.delivery
         limit = self._limit(delivery.queue_limit)
         stages: list[tuple[Sorter | Shedder, asyncio.Task[None]]] = []

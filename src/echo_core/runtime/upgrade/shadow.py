@@ -8,9 +8,11 @@ import msgspec
 
 from echo_core.message import BaseMessage
 from echo_core.runtime.context import Accept, AcceptBatch, HostContext
+from echo_core.runtime.dead_letters import DeadLetter
 from echo_core.runtime.lane import Receive
 from echo_core.runtime.lanes import Inbox
 from echo_core.runtime.message_history.recorder import PluginRecorder
+from echo_core.runtime.raised import brief
 from echo_core.runtime.upgrade.status import Comparison, Difference
 from echo_core.transports.base import Delivery
 
@@ -22,12 +24,14 @@ _SHOWN: Final = 100
 class _Pair:
     """What the two said of one message."""
 
-    __slots__ = ("ended", "outputs", "topic")
+    __slots__ = ("ended", "failure", "outputs", "topic")
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
         self.outputs: tuple[list[tuple[str, Any]], list[tuple[str, Any]]] = ([], [])
         self.ended = [False, False]
+        self.failure = ""
+        """Why the new one failed at it for good; empty if it did not."""
 
 
 class Shadow:
@@ -111,6 +115,12 @@ class Shadow:
         else:
             pair.outputs[side].append((topic, message.data))
 
+    def failed(self, letter: DeadLetter) -> None:
+        """The new version failed at a copy for good. Called before the copy is settled, in a thread."""
+        pair = self._pairs.get(letter.message_id)
+        if pair is not None:
+            pair.failure = brief(letter.reason)
+
     def ended(self, side: int, message_id: str) -> None:
         """One of the two is done with the message."""
         pair = self._pairs.get(message_id)
@@ -128,7 +138,13 @@ class Shadow:
             return
         self._different += 1
         self._differences.append(
-            Difference(message_id=message_id, topic=pair.topic, old=tuple(old), new=tuple(new))
+            Difference(
+                message_id=message_id,
+                topic=pair.topic,
+                old=tuple(old),
+                new=tuple(new),
+                new_failed=pair.failure,
+            )
         )
 
     def comparison(self) -> Comparison:

@@ -13,6 +13,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     old: tuple[tuple[str, Any], ...]
     """Topic and data of each output."""
     new: tuple[tuple[str, Any], ...]
+    new_failed: str = ""
+    """Why the new version failed at it for good; empty if it did not."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

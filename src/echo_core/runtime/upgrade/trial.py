@@ -18,6 +18,7 @@ from typing import Final
 
 from echo_core.message import BaseMessage, key_of
 from echo_core.runtime.activation import lane_lost
+from echo_core.runtime.dead_letters import DeadLetter
 from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.lane import Receive
 from echo_core.runtime.lanes import Backlog
@@ -164,7 +165,7 @@ class Trial:
         receive: Receive,
         *,
         stage: Splitter | None = None,
-        apart: bool = False,
+        apart: Callable[[DeadLetter], None] | None = None,
         in_flight: int | None = None,
     ) -> None:
         slot, context = version.slot, version.context
@@ -186,7 +187,7 @@ class Trial:
         self.shadow = Shadow(self.dispatcher.backlog(self.old.slot))
         self.shadow.watch(self.old.context, self.new.context)
         self._feed(self.old, self.shadow.receive)
-        self._feed(self.new, self.shadow.copies, apart=True)
+        self._feed(self.new, self.shadow.copies, apart=self.shadow.failed)
 
     def let_go(self) -> None:
         """It is over: what the new version does is not looked at any more."""
