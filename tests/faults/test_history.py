@@ -113,8 +113,8 @@ def test_a_damaged_name_in_the_schema_is_found_by_the_next_host_which_begins_ane
 ) -> None:
     copy = tmp_path / sound[0].name
     content = sound[0].read_bytes()
-    assert b"keys TEXT NOT NULL" in content
-    copy.write_bytes(content.replace(b"keys TEXT NOT NULL", b"kexs TEXT NOT NULL"))
+    assert b"keys  TEXT NOT NULL" in content
+    copy.write_bytes(content.replace(b"keys  TEXT NOT NULL", b"kexs  TEXT NOT NULL"))
     with recording(copy) as recorder:
         new = [accept(recorder, BaseMessage(source="origin")) for _ in range(600)]
         for _ in range(3):

@@ -300,6 +300,24 @@ def test_how_far_a_history_reaches_is_told_without_its_damaged_rows(
     assert all(type(number) is int for number in msgspec.structs.astuple(extent))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE keys SET keys = replace(keys, substr(?, -12), 'xxxxxxxxxxxx')",
+        "UPDATE keys SET keys = CAST(x'ff' || CAST(keys AS BLOB) AS TEXT) WHERE ? != ''",
+        "UPDATE keys SET keys = '' WHERE ? != ''",
+        "DELETE FROM keys WHERE ? != ''",
+    ],
+)
+def test_keys_that_are_damaged_hide_nothing(file: Path, damage: str) -> None:
+    with recording(file) as recorder:
+        first, other = (accept(recorder, message()) for _ in range(2))
+    written_over(file, damage, first.id)
+    for each in (first, other):
+        path = asking(file, lambda history, each=each: history.trace(each.id))
+        assert [(step.id, step.is_known) for step in path.messages] == [(each.id, True)]
+
+
 def test_a_file_of_a_newer_schema_is_left_alone(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA user_version = 99")

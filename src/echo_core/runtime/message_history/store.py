@@ -11,6 +11,7 @@ the machine may take the newest blocks with it (`synchronous=NORMAL`), and never
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ from echo_core.topics import TopicPattern
 from echo_core.write_ahead import Connection, OpenFiles, keep_write_ahead_log
 
 FILE_NAME: Final = "message_history.sqlite"
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the schema: PRAGMA user_version. Files of older ones are set aside: nothing is kept for long anyway."""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS hosts (
@@ -62,7 +63,11 @@ CREATE TABLE IF NOT EXISTS blocks (
     dropped  INTEGER NOT NULL,
     size     INTEGER NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS keys (block INTEGER PRIMARY KEY, keys TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS keys (
+    block INTEGER PRIMARY KEY,
+    keys  TEXT NOT NULL,
+    crc   INTEGER NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS contents (
     block    INTEGER PRIMARY KEY,
     clock_ns INTEGER NOT NULL,
@@ -218,7 +223,9 @@ class HistoryStore:
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 (block.host, block.first_ns, block.last_ns, len(block.records), block.dropped, size),
             ).lastrowid
-            connection.execute("INSERT INTO keys (block, keys) VALUES (?, ?)", (number, keys))
+            connection.execute(
+                "INSERT INTO keys (block, keys, crc) VALUES (?, ?, ?)", (number, keys, _checksum(keys))
+            )
             connection.execute(
                 "INSERT INTO contents (block, clock_ns, records, payloads) VALUES (?, ?, ?, ?)",
                 (number, block.clock_ns, records, payloads),
@@ -347,13 +354,17 @@ class HistoryStore:
             for host, plugin, patterns, since, until in rows
         ]
 
-    def keys(self) -> list[tuple[int, str]]:
-        """The keys of every block."""
-        return list(self._sound(self._rows("SELECT block, keys FROM keys"), int, str))
+    def keys(self) -> list[tuple[int, str | None]]:
+        """The keys of every block; None where they are not as they were written."""
+        rows = self._rows("SELECT id, keys, crc FROM blocks LEFT JOIN keys ON block = id")
+        return [
+            (number, keys if isinstance(keys, str) and crc == _checksum(keys) else None)
+            for number, keys, crc in rows
+        ]
 
-    def find(self, needles: Needles, keys: Sequence[tuple[int, str]]) -> list[int]:
-        """The blocks that may hold something of these."""
-        return [number for number, some in keys if needles.may_be_in(some)]
+    def find(self, needles: Needles, keys: Sequence[tuple[int, str | None]]) -> list[int]:
+        """The blocks that may hold something of these; one whose keys cannot be told may hold anything."""
+        return [number for number, some in keys if some is None or needles.may_be_in(some)]
 
     def between(self, first_ns: int, last_ns: int) -> list[int]:
         """The blocks that may hold something of messages that were made in that time."""
@@ -446,7 +457,7 @@ class HistoryStore:
                 isolation_level=None,
                 factory=Connection,
             )
-            # A damaged key finds nothing, and must not keep the others from being read.
+            # Keys that are damaged must not keep the others from being read.
             connection.text_factory = _as_text
             try:
                 if self.path.exists():
@@ -504,6 +515,11 @@ def _patterns(text: str) -> tuple[str, ...]:
 
 def _as_text(raw: bytes) -> str:
     return raw.decode(errors="replace")
+
+
+def _checksum(keys: str) -> int:
+    """CRC-32: what is read in thousands of blocks for each question must be quick."""
+    return zlib.crc32(keys.encode())
 
 
 def _as_json(patterns: Sequence[str]) -> str:
