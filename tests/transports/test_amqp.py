@@ -159,11 +159,11 @@ def test_options_of_rabbitmq_are_checked(query: str) -> None:
 
 
 class Answering:
-    """A connection of aiormq's, as far as a queue is made on it: who takes from it is answered in turn."""
+    """A connection of aiormq's, as far as a queue is made on it."""
 
-    def __init__(self, *consumers: int) -> None:
-        self.consumers = list(consumers)
-        self.messages = 0
+    def __init__(self, consumers: int = 0, messages: int = 0) -> None:
+        self.consumers = consumers
+        self.messages = messages
         self.did: list[str] = []
         self.is_closed = False
 
@@ -174,7 +174,7 @@ class Answering:
 
     async def queue_declare(self, name: str, **options: object) -> Any:
         self.did.append("ask")
-        return SimpleNamespace(consumer_count=self.consumers.pop(0), message_count=self.messages)
+        return SimpleNamespace(consumer_count=self.consumers, message_count=self.messages)
 
     async def queue_bind(self, name: str, exchange: str, **options: object) -> None:
         self.did.append("bind")
@@ -189,19 +189,15 @@ def amqp() -> tuple[AmqpTransport, AmqpSubscription]:
 
 
 @pytest.mark.parametrize(
-    ("consumers", "did"),
-    [
-        ([1], ["ask", "agree", "bind"]),
-        ([0, 0, 1], ["ask", "ask", "ask", "agree", "bind"]),  # busy at first
-        ([0] * 8, [*["ask"] * 8, "bind"]),
-    ],
+    ("consumers", "messages", "did"),
+    [(1, 0, ["ask", "agree", "bind"]), (0, 1, ["ask", "agree", "bind"]), (0, 0, ["ask", "bind"])],
 )
 @async_test
-async def test_who_takes_from_a_queue_is_asked_again_where_rabbitmq_says_nobody(
-    consumers: list[int], did: list[str], monkeypatch: pytest.MonkeyPatch
+async def test_who_takes_from_a_queue_or_is_about_to_is_told_who_joins(
+    consumers: int, messages: int, did: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport, subscription = amqp()
-    connection = Answering(*consumers)
+    connection = Answering(consumers, messages)
 
     async def agree(subscription: object) -> list[str]:
         connection.did.append("agree")
@@ -213,26 +209,9 @@ async def test_who_takes_from_a_queue_is_asked_again_where_rabbitmq_says_nobody(
 
 
 @async_test
-async def test_a_host_that_is_about_to_listen_to_a_queue_is_told_who_joins(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    transport, subscription = amqp()
-    connection = Answering(0)
-    connection.messages = 1
-
-    async def agree(subscription: object) -> list[str]:
-        connection.did.append("agree")
-        return []
-
-    monkeypatch.setattr(transport, "_agree_with_peers", agree)
-    await transport._ensure_queue(connection, subscription)
-    assert connection.did == ["ask", "agree", "bind"]
-
-
-@async_test
 async def test_a_connection_that_ends_while_a_queue_is_made_is_no_refusal() -> None:
     transport, subscription = amqp()
-    transport._connection = connection = Answering(0, 0, 0)
+    transport._connection = connection = Answering()
     transport._succession = asyncio.create_task(asyncio.sleep(0))
     connection.is_closed = True
     with pytest.raises(ConnectionError, match="has ended"):
@@ -247,13 +226,13 @@ async def test_nobody_listens_before_rabbitmq_has_seen_the_end_of_the_connection
     async def succession() -> None:
         await seen.wait()
 
-    transport._connection = first = Answering(0, 0, 0)
+    transport._connection = first = Answering()
     transport._succession = asyncio.create_task(succession())
     establishing = asyncio.create_task(transport._establish(subscription))
     await asyncio.sleep(0)
     assert first.did == []
     # That one is lost too: its end is what ends the waiting, and the next one has another to wait for.
-    transport._connection = second = Answering(0, 0, 0)
+    transport._connection = second = Answering()
     first.is_closed = True
     seen.set()
     with pytest.raises(ConnectionError, match="has ended"):

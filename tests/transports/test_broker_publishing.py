@@ -1,7 +1,7 @@
 """In what order publications go to a broker that loses connections and refuses some; no broker is needed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ class Scripted(BrokerTransport):
         self.sent: list[tuple[str, Any]] = []
         """By whom, and what."""
         self.unanswered: list[int] = []
+        self.handed_back: list[tuple[Hashable, float]] = []
+        """The keys of deliveries, and their delays in seconds."""
         self.pause = asyncio.Event()
         """Sending waits for it, as for a full socket."""
         self.pause.set()
@@ -56,7 +58,7 @@ class Scripted(BrokerTransport):
         pass
 
     async def _hand_back(self, delivery: BrokerDelivery, delay: float) -> None:
-        pass
+        self.handed_back.append((delivery.key, delay))
 
     async def _keep_alive(self, deliveries: Sequence[BrokerDelivery]) -> None:
         pass

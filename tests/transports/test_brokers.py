@@ -1,7 +1,8 @@
 """What every transport over a broker promises beyond the contract, on real servers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,8 +14,10 @@ from echo_core.errors import EchoCoreError, MessageTooLarge, TransportClosed, Tr
 from echo_core.message import BaseMessage
 from echo_core.testing import async_test
 from echo_core.transports.base import Delivery, Subscription
+from echo_core.transports.broker.transport import BrokerTransport
+from echo_core.transports.kafka.reading import KafkaSubscription
 from strategies import messages, patterns, topics
-from support.brokers import SCHEMES, Brokers, open_broker
+from support.brokers import SCHEMES, SHARING, Brokers, open_broker
 from support.proxy import Proxy
 from support.servers import END_SESSIONS, MOVE_PARTITIONS
 
@@ -348,6 +351,89 @@ async def test_a_plugin_that_changes_its_patterns_keeps_what_waits(scheme: str, 
         await transport.publish("a.b.c", message(3))
         assert await settle(await take(reader, 2)) == [2, 3]
         await transport.wait_until_settled()
+
+
+def silence(transport: BrokerTransport, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let nobody hear what it wants, until what is returned is called."""
+
+    async def say_nothing() -> None:
+        pass
+
+    monkeypatch.setattr(transport, "_say_what_is_wanted", say_nothing)
+
+    def speak() -> None:
+        monkeypatch.undo()
+        transport._wants_said = 0.0
+
+    return speak
+
+
+def have_their_parts(*subscriptions: Subscription) -> bool:
+    """Whether each has some of Kafka's partitions; other brokers have none."""
+    return all(one.assigned() for one in subscriptions if isinstance(one, KafkaSubscription))
+
+
+async def collect(subscription: Subscription, got: list[Any]) -> None:
+    """Settle what comes, until it is closed."""
+    with contextlib.suppress(TransportClosed):
+        while True:
+            got += await settle(list(await subscription.receive(100)))
+
+
+@async_test
+async def test_what_is_for_a_host_that_was_not_heard_yet_is_kept_for_it(
+    scheme: str, brokers: Brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = brokers.url(scheme, **SHARING.get(scheme, {}))
+    numbers = list(range(300))
+    got: tuple[list[Any], list[Any]] = [], []
+    async with open_broker(url) as first, open_broker(url) as second, open_broker(url) as source:
+        old = first.subscribe("reader", ["both", "old"], queue_limit=50)
+        await until(lambda: first.is_ready)
+        speak = silence(second, monkeypatch)
+        monkeypatch.setattr(first.peers, "look", lambda: None)  # however long it takes to publish
+        new = second.subscribe("reader", ["both", "new"], queue_limit=50)
+        await until(lambda: second.is_ready)
+        await until(lambda: have_their_parts(old, new), 60)
+        taking = [asyncio.create_task(collect(one, got[at])) for at, one in enumerate((old, new))]
+        for number in numbers:
+            await source.publish("new", message(number))
+        await until(lambda: first.peers._unwanted, 60)  # it was given some
+        speak()
+        await until(lambda: set(numbers) <= {*got[1]}, 60)
+    await asyncio.gather(*taking)
+    assert got[0] == []
+
+
+@async_test
+async def test_versions_that_begin_without_knowing_of_each_other_get_what_is_theirs_soon(
+    scheme: str, brokers: Brokers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = brokers.url(scheme, **SHARING.get(scheme, {}))
+    got: dict[str, list[Any]] = {"old": [], "new": []}
+    async with open_broker(url) as first, open_broker(url) as second, open_broker(url) as source:
+        hosts = {"old": first, "new": second}
+        speaking = [silence(host, monkeypatch) for host in hosts.values()]
+        subscriptions = {topic: host.subscribe("reader", [topic]) for topic, host in hosts.items()}
+        await until(lambda: first.is_ready and second.is_ready)
+        for speak in speaking:
+            speak()
+        taking = [asyncio.create_task(collect(one, got[topic])) for topic, one in subscriptions.items()]
+
+        async def publish() -> None:
+            while not all(got.values()):
+                for topic in hosts:
+                    await source.publish(topic, message(topic))
+                await asyncio.sleep(0.1)
+
+        await asyncio.wait_for(publish(), 60)
+        await source.publish("old", message("last"))
+        await source.publish("new", message("last"))
+        await until(lambda: all("last" in data for data in got.values()), 60)
+    await asyncio.gather(*taking)
+    assert {*got["old"], *got["new"]} == {"old", "new", "last"}
+    assert "new" not in got["old"]
+    assert "old" not in got["new"]
 
 
 @async_test

@@ -1,9 +1,14 @@
 """What hosts know of each other's subscriptions."""
 
+import asyncio
+
 import pytest
 
+from echo_core.message import BaseMessage, encode
+from echo_core.testing import async_test
 from echo_core.transports.broker import peers as peers_module
-from echo_core.transports.broker.peers import Peers, document_of
+from echo_core.transports.broker.peers import PATIENCE, Peers, document_of
+from transports.test_broker_publishing import scripted
 
 
 def test_it_knows_what_others_want_of_a_queue() -> None:
@@ -77,3 +82,71 @@ def test_what_is_no_document_is_passed_over(said: bytes) -> None:
     peers = Peers()
     assert not peers.hear("somebody", said)
     assert not peers.share("worker")
+
+
+def look(peers: Peers, times: int) -> None:
+    for _ in range(times):
+        peers.look()
+
+
+def test_a_topic_is_surplus_when_whoever_may_want_it_has_had_the_time_to_say_so() -> None:
+    peers = Peers()
+    assert not peers.is_surplus("worker", "a")
+    look(peers, PATIENCE - 1)
+    assert not peers.is_surplus("worker", "a")
+    look(peers, 1)
+    assert peers.is_surplus("worker", "a")
+    assert not peers.is_surplus("worker", "else")
+    assert not peers.is_surplus("other", "a")
+    peers.hear("late", document_of({"worker": ["a"]}))
+    assert not peers.is_surplus("worker", "a")
+
+
+def test_a_topic_that_comes_again_after_a_while_may_be_wanted_by_somebody_new() -> None:
+    peers = Peers()
+    peers.is_surplus("worker", "a")
+    look(peers, PATIENCE)
+    assert peers.is_surplus("worker", "a")
+    look(peers, PATIENCE + 1)
+    assert not peers.is_surplus("worker", "a")
+
+
+def test_what_is_said_while_there_is_no_connection_is_not_heard() -> None:
+    peers = Peers()
+    peers.is_surplus("worker", "a")
+    look(peers, PATIENCE)
+    peers.none_heard()
+    assert not peers.is_surplus("worker", "a")
+
+
+def test_however_many_topics_nobody_wants_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers_module, "_TOPICS", 10)
+    peers, left = Peers(), {f"topic.{number}" for number in range(100)}
+    for _ in range(60 * PATIENCE):
+        left = {topic for topic in sorted(left) if not peers.is_surplus("worker", topic)}
+        assert len(peers._unwanted) <= 10
+        peers.look()
+    look(peers, 2 * PATIENCE)
+    assert not left
+    assert not peers._unwanted
+
+
+@async_test
+async def test_what_nobody_seems_to_want_is_handed_on_until_it_is_surplus() -> None:
+    async with scripted() as transport:
+        subscription = transport.subscribe("worker", ["a"])
+        payload = encode(BaseMessage(source="source"))
+        assert subscription.arrived(1, "b", payload, 1, "handle", 0) is None
+        look(transport.peers, PATIENCE - 1)
+        assert subscription.arrived(1, "b", payload, 2, "handle", 0) is None
+        look(transport.peers, 1)
+        surplus = subscription.arrived(1, "b", payload, 3, "handle", 0)
+        assert surplus is not None
+        assert surplus.topic == "b"
+        await transport.lose_connection()
+        assert subscription.arrived(2, "b", payload, 1, "handle", 0) is None
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert [key for key, _ in transport.handed_back] == [1, 1, 2]
+        delays = {delay for _, delay in transport.handed_back}
+        assert len(delays) == 3  # a broker that offers in turn would come to the same host again and again

@@ -53,9 +53,6 @@ TLS_PORT: Final = 5671
 OPTIONS: Final = COMMON_OPTIONS | {"queue_type", "largest"}
 _LARGEST: Final = 16 * 2**20
 _CONNECT_S: Final = 5.0
-_ASKED: Final = 8
-"""How often to ask who takes from a queue: a server that is busy for 250 ms says nobody, with nothing in it
-(`rabbit_quorum_queue:stat/1`)."""
 _ANSWER_S: Final = 5.0
 _NEVER: Final = 1_000_000
 """Redeliveries after which RabbitMQ would drop a message; 4.0 does so after 20 unless told otherwise."""
@@ -315,18 +312,16 @@ class AmqpTransport(BrokerTransport):
         if self._queue_type == "quorum":
             arguments["x-delivery-limit"] = _NEVER
         try:
-            for _ in range(_ASKED):
-                made = await channel.queue_declare(
-                    subscription.queue,
-                    durable=True,
-                    passive=not self.may_create,
-                    arguments=arguments if self.may_create else None,
-                    timeout=_ANSWER_S,
-                )
-                if made.consumer_count or made.message_count:
-                    break
+            made = await channel.queue_declare(
+                subscription.queue,
+                durable=True,
+                passive=not self.may_create,
+                arguments=arguments if self.may_create else None,
+                timeout=_ANSWER_S,
+            )
             if self.may_create:
-                # Where messages wait, another host may be about to listen that has only just made the queue.
+                # A server that is busy says of both that there are none (`rabbit_quorum_queue:stat/1`): then
+                # others hear of us when they have been given, and have handed on, what is for us.
                 if (made.consumer_count or made.message_count) and not subscription.is_ready:
                     await self._agree_with_peers(subscription)
                 for pattern in subscription.patterns:

@@ -138,6 +138,16 @@ def _holds(cover: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return len(cover) == len(other)
 
 
+def _cover(subjects: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether each of the others means only what one of these subjects means."""
+    covers = [tuple(subject.split(".")) for subject in subjects]
+    return all(any(_holds(cover, tuple(other.split("."))) for cover in covers) for other in others)
+
+
+def _filters_of(config: ConsumerConfig) -> list[str]:
+    return config.filter_subjects or [config.filter_subject or ">"]
+
+
 def _common(covers: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """What they begin with alike, and then anything: at least one word, as each of them has one more."""
     shortest = min(len(words) for words in covers)
@@ -630,7 +640,7 @@ class NatsTransport(BrokerTransport):
                     why="it is no pull consumer with explicit acknowledgement",
                     fix="delete it, or choose another prefix and stream",
                 )
-            if sorted(config.filter_subjects or [config.filter_subject or ">"]) == sorted(wanted):
+            if sorted(_filters_of(config)) == sorted(wanted):
                 return found
             if not self.may_create:
                 return found  # the operator's filter; what we do not want is passed over
@@ -659,6 +669,15 @@ class NatsTransport(BrokerTransport):
             config.evolve(filter_subject=wanted[0] if one else None, filter_subjects=None if one else wanted),
         )
         return made
+
+    async def _collect_again(self, subscription: BrokerSubscription) -> None:
+        assert isinstance(subscription, NatsSubscription)
+        found = await self._look_at(subscription)
+        if found is None or found.config is None:
+            return
+        own = self._filters([pattern.text for pattern in subscription.patterns])
+        if not _cover(_filters_of(found.config), own):
+            await self._make_consumer(found.config, self._filters(self._patterns_of(subscription)))
 
     def _filters(self, patterns: Sequence[str]) -> list[str]:
         version = self._client.connected_server_version

@@ -332,6 +332,13 @@ class RedisTransport(BrokerTransport):
         arguments = (name, msgspec.json.encode(patterns), _GROUP, may_create)
         return bool(await client.eval(_SUBSCRIBE, len(keys), *keys, *arguments))
 
+    async def _collect_again(self, subscription: BrokerSubscription) -> None:
+        await self._call(lambda client: self._read_registry())
+        if not subscription.collects(self._known.get(subscription.name, ())):
+            wanted = self._patterns_of(subscription)
+            await self._call(lambda client: self._register(client, subscription.name, wanted))
+            await self._call(lambda client: self._read_registry())
+
     async def _resume(self, subscription: BrokerSubscription) -> None:
         assert isinstance(subscription, RedisSubscription)
         if subscription.name in self._known:

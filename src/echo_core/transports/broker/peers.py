@@ -5,7 +5,7 @@ says every now and then what it wants, so that a host that is given what is not 
 it is for another one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from time import monotonic
 from typing import Final
@@ -17,10 +17,13 @@ from echo_core.topics import TopicPattern, TopicSet
 
 SAY_S: Final = 2.0
 """Time between two announcements of a host."""
+PATIENCE: Final = 20
+"""So many looks at the queues, 5 s, pass before a topic is believed to be wanted by nobody: whoever wants it
+has said so twice by then. Looks and not seconds, for who is held up does not hear."""
 _SILENT_S: Final = 60.0
 """One that has said no good-bye may come back, and want what it wanted, for so long."""
-
-
+_TOPICS: Final = 10_000
+"""That are waited for at the same time; those of others wait for their turn."""
 _ASKED: Final = ""
 """In the place of a queue: how often a host has asked the others to say what they want."""
 
@@ -39,6 +42,9 @@ class Peers:
     def __init__(self) -> None:
         self._heard: dict[str, tuple[float, dict[str, _Wants]]] = {}
         self._said: dict[str, bytes] = {}
+        self._looks = 0
+        self._unwanted: dict[tuple[str, str], tuple[int, int]] = {}
+        """Topics of queues that nobody seems to want: the looks before they came first, and last."""
 
     def hear(self, host: str, document: bytes, ago: float = 0.0) -> bool:
         """A host has said what it wants, so many seconds ago: patterns by queue.
@@ -67,9 +73,36 @@ class Peers:
         """Whether one of those who share the queue wants the topic."""
         return any(topic in wants.topics for wants in self._of(name))
 
+    def look(self) -> None:
+        """Hosts were heard since this was called last."""
+        self._looks += 1
+        if self._looks % PATIENCE == 0:
+            self._unwanted = {
+                topic: came for topic, came in self._unwanted.items() if self._looks - came[1] <= PATIENCE
+            }
+
+    def none_heard(self) -> None:
+        """The connection is lost: what is wanted may be said from now on, and not be heard."""
+        self._unwanted.clear()
+
+    def is_surplus(self, name: str, topic: str) -> bool:
+        """Whether a topic that came from the queue is wanted by nobody, and nobody can be about to say so."""
+        if self.want(name, topic):
+            return False
+        came = self._unwanted.get((name, topic))
+        if came is None and len(self._unwanted) >= _TOPICS:
+            return False
+        first = self._looks if came is None or self._looks - came[1] > PATIENCE else came[0]
+        self._unwanted[name, topic] = first, self._looks
+        return self._looks - first >= PATIENCE
+
     def decline(self, name: str, topic: str) -> bool:
         """Whether one of those who share the queue does not want the topic."""
         return any(topic not in wants.topics for wants in self._of(name))
+
+    def want_more(self, name: str, patterns: Iterable[str]) -> bool:
+        """Whether one of those who share the queue wants what these patterns do not say."""
+        return not set(self.patterns(name)) <= set(patterns)
 
     def patterns(self, name: str) -> list[str]:
         """All that they want of the queue, each once."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -160,7 +160,7 @@ class BrokerSubscription(Subscription):
         """Put what the broker delivered into the buffer. `behind` is what waits there after this one.
 
         Returns a delivery to settle at once where this process has settled it before, and the broker never
-        heard, or where the topic is none of those that were asked for.
+        heard, or where no version of the plugin wants the topic.
         """
         self.last_arrival = monotonic()
         if self.asked > 0:
@@ -184,7 +184,7 @@ class BrokerSubscription(Subscription):
         if is_settled:
             return delivery
         if topic not in self.wanted:
-            if not self._transport.peers.want(self.name, topic):
+            if self._transport.peers.is_surplus(self.name, topic):
                 return delivery
             self._transport._begin(self._transport._hand_on(delivery, payload))
             return None
@@ -207,6 +207,10 @@ class BrokerSubscription(Subscription):
         self._aside.clear()
         self._arriving = self._buffer
         self._receivers.wake()
+
+    def collects(self, patterns: Iterable[str]) -> bool:
+        """Whether a queue with these patterns collects all that this host wants of it."""
+        return {pattern.text for pattern in self.patterns} <= {*patterns}
 
     def _count_up_to(self, message_id: str) -> None:
         """A queue is in order: what we published before this one is here, or with another host."""

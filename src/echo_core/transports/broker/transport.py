@@ -42,10 +42,9 @@ _CLOSING_S: Final = 3.0
 """How long closing a transport waits for the broker's answers."""
 _AGREE_S: Final = 1.0
 """So soon every host has heard of a new one, and has answered."""
-_SAID: Final = 2
-"""How often it is said meanwhile what this host wants: a server may lose what is said in passing."""
-_HANDED_ON_S: Final = 0.2
-"""What another host is to have is offered again after this time."""
+_HANDED_ON_S: Final = (0.1, 0.3)
+"""What another host is to have is offered again after a time between these. Not always after the same: a
+broker that offers in turn would offer the same messages to the same hosts for ever."""
 _FAULT_S: Final = 5.0
 """Before the queues are looked after again, where something went wrong that nobody has thought of."""
 _AWAY_S: Final = 60.0
@@ -137,8 +136,14 @@ class BrokerTransport(ConnectedTransport):
         """Ask how much the queue holds."""
 
     async def _hand_on(self, delivery: BrokerDelivery, payload: bytes) -> None:
-        """It is not for our version of the plugin: let a host have it that runs another one."""
-        await self._hand_back(delivery, _HANDED_ON_S)
+        """It is not for our version of the plugin: let a host have it that runs, or may run, another one."""
+        await self._hand_back(delivery, random.uniform(*_HANDED_ON_S))  # noqa: S311  (no secret)
+
+    async def _collect_again(self, subscription: BrokerSubscription) -> None:
+        """See whether the queue still collects what this host wants of it; have it do so otherwise.
+
+        A host with another version of the plugin that began in the same moment may have known nothing of it.
+        """
 
     async def _look_after(self, subscription: BrokerSubscription) -> None:
         """Called every now and then; for what only this broker needs."""
@@ -177,6 +182,13 @@ class BrokerTransport(ConnectedTransport):
         self._ever.clear()
         self._ended.wake()
 
+    async def _collect_again_if_possible(self) -> None:
+        for subscription in list(self._subscriptions):
+            own = [pattern.text for pattern in subscription.patterns]
+            if subscription.is_ready and self.may_create and self.peers.want_more(subscription.name, own):
+                with contextlib.suppress(*self._unreachable):  # it is looked at again soon
+                    await self._collect_again(subscription)
+
     def _wants_document(self) -> bytes:
         return document_of(
             {one.name: [pattern.text for pattern in one.patterns] for one in self._subscriptions},
@@ -193,9 +205,8 @@ class BrokerTransport(ConnectedTransport):
         Before the queue gets ours, the others must know of us: they are given what is for us from then on.
         """
         self._asked_peers += 1
-        for _ in range(_SAID):
-            await self._say_what_is_wanted_if_possible()
-            await asyncio.sleep(_AGREE_S / _SAID)
+        await self._say_what_is_wanted_if_possible()
+        await asyncio.sleep(_AGREE_S)
         return self._patterns_of(subscription)
 
     def _patterns_of(self, subscription: BrokerSubscription) -> list[str]:
@@ -359,6 +370,7 @@ class BrokerTransport(ConnectedTransport):
     def _connection_lost(self, why: str) -> None:
         self._is_behind = True
         self._others_before = self._queues_of_others()
+        self.peers.none_heard()
         super()._connection_lost(why)
 
     async def _send_everything_again(self) -> None:
@@ -616,6 +628,7 @@ class BrokerTransport(ConnectedTransport):
                 await asyncio.sleep(_FAULT_S)
 
     async def _tick(self, now: float) -> None:
+        self.peers.look()
         for subscription in self._ever:
             overdue = subscription.neglected(now)
             if overdue:
@@ -632,6 +645,7 @@ class BrokerTransport(ConnectedTransport):
         if now - self._wants_said > SAY_S:
             self._wants_said = now
             self._begin(self._say_what_is_wanted_if_possible())
+            self._begin(self._collect_again_if_possible())
         for subscription in list(self._subscriptions):
             await self._look_after(subscription)
             if subscription.is_ready:

@@ -279,6 +279,15 @@ class KafkaTransport(BrokerTransport):
             return  # the operator's patterns; what we do not want is passed over
         if known is not None:
             patterns = await self._agree_with_peers(subscription)
+        await self._write_down(subscription, patterns)
+
+    async def _collect_again(self, subscription: BrokerSubscription) -> None:
+        known = self._registry.patterns(subscription.name)
+        if known is not None and not subscription.collects(known):
+            await self._write_down(subscription, self._patterns_of(subscription))
+
+    async def _write_down(self, subscription: BrokerSubscription, patterns: list[str]) -> None:
+        """Have publishers know what its queue collects."""
         if self.producer is None:
             raise ConnectionError("there is no connection")
         written = await self.producer.send_and_wait(
@@ -402,6 +411,8 @@ class KafkaTransport(BrokerTransport):
                     partition=random.choice(sorted(theirs)),  # noqa: S311  (no secret)
                     headers=[(TOPIC_HEADER, delivery.topic.encode())],
                 )
+            elif not self.peers.is_surplus(subscription.name, delivery.topic):
+                continue
             if subscription.for_others.pop(delivery, None) is not None:
                 subscription.settled(delivery)
 
