@@ -134,7 +134,7 @@ async def test_a_primary_that_becomes_a_replica_is_waited_for_and_said_once(
                 await connect()
 
             monkeypatch.setattr(transport, "_connect", counted)
-            await operator.execute_command("REPLICAOF", "127.0.0.1", "1")  # where nobody is
+            await operator.replicaof("127.0.0.1", "1")  # where nobody is
             publishing = asyncio.create_task(transport.publish("a", BaseMessage(source="test", data=1)))
             async with asyncio.timeout(60):
                 while attempts < 4:
@@ -143,7 +143,7 @@ async def test_a_primary_that_becomes_a_replica_is_waited_for_and_said_once(
                 assert "works again" not in caplog.text
                 with pytest.raises(TransportError, match=r"read only(?s:.*)the primary"):
                     await open_broker(url).open()
-                await operator.execute_command("REPLICAOF", "NO", "ONE")
+                await operator.replicaof("NO", "ONE")
                 await publishing
                 (delivery,) = await reader.receive()
                 await delivery.settle()
