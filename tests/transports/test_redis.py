@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -123,7 +124,8 @@ async def test_a_primary_that_becomes_a_replica_is_waited_for_and_said_once(
 ) -> None:
     with redis_server() as server:
         url = f"redis://127.0.0.1:{server.port}/"
-        async with open_broker(url) as transport, Redis(port=server.port) as operator:
+        client: Any = Redis(port=server.port)
+        async with open_broker(url) as transport, client as operator:
             reader = transport.subscribe("reader", ["a"])
             await transport.wait_until_collecting()
             attempts, connect = 0, transport._connect
