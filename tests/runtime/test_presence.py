@@ -119,7 +119,7 @@ async def test_hosts_on_one_transport_see_each_other_come_go_and_die(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presence, "INTERVAL_S", 0.1)
-    monkeypatch.setattr(presence, "SILENT_S", 0.8)
+    monkeypatch.setattr(presence, "SILENT_S", 3.0)
     async with transport_for(url) as one, transport_for(url) as two, transport_for(url) as three:
         stays = Presence(one, lambda: snapshot_of(("first", "raw")), local=("step.#",))
         leaves = Presence(two, lambda: snapshot_of(("second", "step.one")))
