@@ -47,7 +47,7 @@ def start(engine: Engine, receiver: OtlpReceiver) -> Iterator[Start]:
         **arguments: Any,
     ) -> TelemetryContext:
         telemetry = TelemetryContext.from_config(
-            TelemetryConfig(engine=engine, **(config or {})),
+            TelemetryConfig(engine=engine, **{"shutdown_timeout_s": 20.0, **(config or {})}),
             environ=receiver.environ(protocol, **(environ or {})),
             **arguments,
         )
