@@ -216,7 +216,7 @@ def test_one_signal_that_hangs_holds_up_no_other(receiver: OtlpReceiver) -> None
         handle(telemetry, 1)
         telemetry.for_plugin("sink", "1.0.0").logger().warning("look")
         assert backend.arrived.acquire(timeout=50)
-        receiver.wait_for(lambda: receiver.metrics() and receiver.logs())
+        receiver.wait_for(lambda: receiver.metrics() and receiver.logs(), 50)
         telemetry.shutdown(0.2)
 
 
@@ -249,7 +249,7 @@ def test_an_error_in_the_exporting_thread_does_not_end_it(
         handle(telemetry, 1)
         wait_until(lambda: bool(caplog.records))
         handle(telemetry, 1, "later")
-        assert receiver.wait_for_spans(1)[0].attributes["message.id"] == "later0"
+        assert receiver.wait_for_spans(1, 50)[0].attributes["message.id"] == "later0"
     assert "an export failed" in caplog.text
 
 
