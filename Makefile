@@ -8,7 +8,7 @@ BENCH  ?= .venvs/bench
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compiled test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live bench-durable bench-brokers bench-history soak clean
+.PHONY: help setup demo test test-hiccups test-compiled test-sdk faults check lock bench bench-quick bench-profile bench-telemetry bench-live bench-durable bench-brokers bench-history soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-
 test: setup ## run the tests (ARGS="-k name" to choose)
 	@echo "==> test: the whole suite, random order"
 	$(PYTEST) $(ARGS)
+
+test-hiccups: setup ## run tests whose processes stand still for moments, as on a busy machine (ARGS="tests/transports")
+	@echo "==> test-hiccups: in one process, random order"
+	$(BIN)/python tests/support/hiccups.py $(BIN)/python -m pytest $(ARGS)
 
 # What the compiled modules are made from; `build/` keeps what is up to date.
 SOURCES := pyproject.toml hatch_build.py $(shell find src -name "*.py" -o -name "*.pxd" -o -name "*.pyx")
