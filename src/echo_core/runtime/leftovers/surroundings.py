@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Any, Final
 
 from echo_core.runtime.leftovers.leftover import Leftover
@@ -196,7 +197,9 @@ def _modules(owner: Owner) -> Iterator[Leftover]:
     """Modules of its own that stand under other names than its scope's."""
     own = {id(module) for module in owner.modules()}
     for name, module in list(sys.modules.items()):
-        if not owner.has_module(name) and (id(module) in own or owner.has(type(module))):
+        # Most are plain modules of others, and there are thousands of them: what tells that comes first.
+        may_be = id(module) in own or (type(module) is not ModuleType and owner.has(type(module)))
+        if may_be and not owner.has_module(name):
             del sys.modules[name]
             yield Leftover(_MODULE, f"sys.modules[{name!r}]", "removed")
 
