@@ -401,7 +401,9 @@ def test_blue_and_green_change_places_at_once_and_back(tmp_path: Path, scheme: s
     run(scenario())
 
 
-def test_a_shadow_publishes_nothing_and_every_output_that_differs_is_reported(tmp_path: Path) -> None:
+def test_a_shadow_publishes_nothing_and_every_output_that_differs_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Other(Middle):
         """Says something else for each third message, fails for some, and is silent for others."""
 
@@ -443,6 +445,7 @@ def test_a_shadow_publishes_nothing_and_every_output_that_differs_is_reported(tm
         load.check()
         assert load.by_version == {"1": 3_000}
         assert load.world.dead_letters.count() == 0
+        assert "dead-lettered" not in caplog.text
 
     with recording(tmp_path / "history.sqlite", queue_limit=10_000) as recorder:
         run(scenario())

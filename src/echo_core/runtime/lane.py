@@ -107,6 +107,7 @@ class Lane:
     ) -> None:
         assert slot.manifest is not None
         self.slot = slot
+        self._is_recorded = is_recorded
         self._history = context.history if is_recorded else None
         self._context = context
         self._made = context.made
@@ -444,8 +445,9 @@ class Lane:
             now, last = monotonic(), attempts[-1]
             why = last.error_type, last.error
             self._history.failed(delivery, last.number, DEAD_LETTERED, now, now, *why)
-        # Of a plugin that was given up every message comes here, and its state has said why.
-        is_news = self.slot.state is not PluginState.QUARANTINED
+        # Of a plugin that was given up every message comes here, and its state has said why; of one that is
+        # given copies no letter is kept.
+        is_news = self._is_recorded and self.slot.state is not PluginState.QUARANTINED
         logger.log(
             logging.WARNING if is_news else logging.DEBUG,
             "%s dead-lettered message %s from %s after %d attempt(s): %s",
