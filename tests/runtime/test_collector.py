@@ -31,3 +31,23 @@ def test_what_was_frozen_before_stays_so() -> None:
     with patient_collector():
         pass
     assert gc.get_freeze_count() > 0
+
+
+@pytest.mark.usefixtures("thawed")
+def test_short_of_a_full_collection_no_more_is_looked_at_than_ten_milliseconds_allow() -> None:
+    looked_at: list[int] = []
+
+    def note(phase: str, about: dict[str, int]) -> None:
+        if phase == "start" and about["generation"] < 2:
+            young = range(about["generation"] + 1)
+            looked_at.append(sum(len(gc.get_objects(generation)) for generation in young))
+
+    gc.callbacks.append(note)
+    try:
+        with patient_collector():
+            kept = [[number] for number in range(400_000)]
+    finally:
+        gc.callbacks.remove(note)
+    assert len(kept) == 400_000
+    assert len(looked_at) > 20
+    assert max(looked_at) < 40_000

@@ -13,11 +13,14 @@ import pytest
 from echo_core import BaseMessage, Plugin, PluginError, ProcessingStatus, Source
 from echo_core.errors import ChangeRefused, HostStopping, NotFound, PluginInitError
 from echo_core.manifest import Manifest
-from echo_core.runtime import dispatch
+from echo_core.runtime import dispatch, lane
+from echo_core.runtime.dispatch import Dispatcher
 from echo_core.runtime.host import Host
 from echo_core.runtime.states import PluginState
+from echo_core.runtime.supervisor import Supervisor
 from echo_core.runtime.upgrade.plan import Plan
 from echo_core.settlement import Ending
+from echo_core.transports import turn
 from runtime.hosting import Endless, Handler, Numbers, World, manifest, offer, running
 
 SOURCE = manifest("counting", says=("raw",), plugin_type="source")
@@ -165,6 +168,68 @@ def test_what_cannot_be_drained_in_time_is_kept_as_dead_letters(tmp_path: Path) 
         }
 
     run(scenario())
+
+
+def test_what_a_plugin_leaves_by_the_thousand_is_kept_in_parts(tmp_path: Path) -> None:
+    """To make dead letters of ten thousand messages in one step would hold the event loop for 20 ms."""
+    parts: list[int] = []
+
+    async def scenario() -> None:
+        world, stuck = World(tmp_path, drain_timeout_s=0.05), Handler(lambda m: asyncio.Event().wait())
+        add = world.dead_letters.add
+
+        def counting(letters: Any, **more: Any) -> None:
+            parts.append(len(letters))
+            add(letters, **more)
+
+        world.dead_letters.add = counting  # type: ignore[method-assign]
+        world.add(stuck, another("1.0", delivery={"queue_limit": 5_000}))
+        async with running(world) as host:
+            for number in range(3_000):
+                await world.transport.publish("raw", BaseMessage(source="test", data=number))
+            await until(lambda: stuck.seen)
+            await host.deactivate("handler")
+            (account,) = [plugin for plugin in host.snapshot().plugins if plugin.name == "handler"]
+            assert (account.received, account.dead_lettered, account.in_hand) == (3_000, 3_000, 0)
+        assert world.dead_letters.count() == 3_000
+
+    run(scenario())
+    assert sum(parts) == 3_000
+    assert max(parts) <= dispatch.KEPT_AT_ONCE
+
+
+@pytest.mark.parametrize(("kind", "step"), [(Dispatcher, "withdraw"), (Supervisor, "_sweep")])
+def test_many_that_go_at_once_keep_no_timer_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
+) -> None:
+    """By a clock that goes on with one step of a deactivation, and with nothing else."""
+    now, rounds, count = [100.0], list[float](), 300
+    for module in (lane, turn):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(kind, step, _taking(getattr(kind, step), now))
+
+    async def scenario() -> None:
+        world = World(tmp_path)
+        for number in range(count):
+            world.add(Handler(), manifest(f"handler_{number}", hears=(f"t.{number}",)))
+        async with running(world) as host:
+            going = asyncio.gather(*(host.deactivate(f"handler_{number}") for number in range(count)))
+            while not going.done():
+                began = now[0]
+                await asyncio.sleep(0)
+                rounds.append(now[0] - began)
+
+    run(scenario())
+    assert sum(rounds) > 0.000_19 * count
+    assert max(rounds) < 0.005
+
+
+def _taking(step: Any, now: list[float]) -> Any:
+    async def longer(*given: Any) -> Any:
+        now[0] += 0.000_2
+        return await step(*given)
+
+    return longer
 
 
 def test_a_plugin_that_comes_again_goes_on_counting(tmp_path: Path) -> None:

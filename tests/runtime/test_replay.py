@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from common_telemetry import PluginTelemetry
 from common_telemetry.testing import InMemoryTelemetry
 from echo_core import BaseMessage, ProcessingStatus
 from echo_core.errors import MessageError, NotFound
@@ -28,6 +29,7 @@ from echo_core.runtime.dead_letters.letter import kind_of
 from echo_core.runtime.dead_letters.measuring import DepthMeter
 from echo_core.runtime.replay import Replayer, replay_of, run_to_end
 from echo_core.testing import async_test
+from echo_core.transports import turn
 from echo_core.transports.memory import MemoryTransport
 from runtime.hosting import Handler, World, manifest, running
 from support.letters import letter
@@ -418,6 +420,36 @@ async def test_what_is_kept_is_measured_also_of_plugins_that_do_not_run_and_goes
     await meter.measure()
     assert measured("plugin.dead_letter.count") == {"worker": 0, "gone": 0, "steady": 0}
     assert set(measured("plugin.dead_letter.age").values()) == {0.0}
+
+
+@async_test
+async def test_to_measure_many_plugins_keeps_no_timer_waiting(
+    letters: DeadLetterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on with each plugin that is measured."""
+    memory, now, rounds = InMemoryTelemetry(), [100.0], list[float]()
+    monkeypatch.setattr(turn, "monotonic", lambda: now[0])
+
+    def running() -> list[str]:
+        return [f"plugin_{number}" for number in range(500)]
+
+    really = memory.context.for_plugin
+
+    def for_plugin(name: str, version: str) -> PluginTelemetry:
+        now[0] += 0.000_1
+        return really(name, version)
+
+    monkeypatch.setattr(memory.context, "for_plugin", for_plugin)
+    measuring = asyncio.ensure_future(
+        DepthMeter(letters, memory.context, SystemClock(), running).measure(),
+    )
+    while not measuring.done():
+        began = now[0]
+        await asyncio.sleep(0)
+        rounds.append(now[0] - began)
+    await measuring
+    assert sum(rounds) > 0.049
+    assert max(rounds) < 0.003
 
 
 def test_ten_thousand_letters_are_filtered_by_every_means(letters: DeadLetterStore) -> None:

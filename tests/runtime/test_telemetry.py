@@ -4,8 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from common_telemetry.testing import OtlpReceiver, ReceivedSpan
 from echo_core import BaseMessage, Filter, Invalid, ProcessingStatus, Router, Sink, Transformer, Validator
+from echo_core.errors import TransportError
+from echo_core.transports.memory import MemoryTransport
 from runtime.hosting import Handler, Numbers, World, manifest
 from telemetry.faulty import faulty
 
@@ -194,3 +198,30 @@ def test_an_endpoint_that_never_answers_holds_up_no_message_and_each_lost_span_i
         made = 10 * 300  # a message is published and handled five times on its way
     traces = world.telemetry.health().traces
     assert traces.exported + traces.dropped + traces.failed + traces.queued >= made
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_publication_that_is_refused_has_its_exception_once(tmp_path: Path, *, many: bool) -> None:
+    class Refusing(MemoryTransport):
+        async def publish(self, topic: str, message: BaseMessage) -> None:
+            if topic == "out":
+                raise TransportError("no room")
+            await super().publish(topic, message)
+
+        async def publish_batch(self, topic: str, messages: Sequence[BaseMessage]) -> None:
+            raise TransportError("no room")
+
+    async def passing(message: BaseMessage) -> None:
+        context = handler.context
+        await (context.publish_batch("out", [1, 2]) if many else context.publish("out", 1))
+
+    handler = Handler(passing)
+    with OtlpReceiver() as receiver:
+        world = World(tmp_path, otel=receiver.environ(), transport=Refusing())
+        world.add(Numbers(1), manifest("orders", says=("raw",), plugin_type="source"))
+        world.add(handler, manifest("handler", hears=("raw",), says=("out",), delivery={"max_attempts": 1}))
+        run_and_receive(receiver, world)
+        refused = receiver.spans("publish out")
+
+    assert [span.status for span in refused] == ["error"] * (2 if many else 1)
+    assert [[event.name for event in span.events] for span in refused] == [["exception"]] * len(refused)

@@ -1,6 +1,8 @@
 """The shape of traces, over a real OTLP receiver."""
 
 import asyncio
+import traceback
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -374,6 +376,34 @@ def test_a_batch_that_the_transport_does_not_take_is_an_error_on_each_span(memor
         ("error", "ConnectionError")
     ] * 2
     assert len({span.trace_id for span in spans}) == 2
+
+
+def test_the_stack_of_an_exception_is_formatted_once_for_a_whole_batch(
+    memory: InMemoryTelemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formatted: list[object] = []
+    really = traceback.format_exception
+
+    def counting(error: Any, *more: Any, **others: Any) -> list[str]:
+        formatted.append(error)
+        return really(error, *more, **others)
+
+    monkeypatch.setattr(traceback, "format_exception", counting)
+    plugin = memory.for_plugin("source")
+    going = [Outgoing(f"p{number}", f"p{number}", (), None) for number in range(100)]
+    with pytest.raises(ConnectionError), plugin.messages.publish_batch("parts", going):
+        raise ConnectionError("gone")
+    assert len(formatted) == 1
+    events = [span.events for span in memory.spans("publish parts")]
+    assert [[event.name for event in each] for each in events] == [["exception"]] * 100
+    told = [dict(event.attributes) for (event,) in events]
+    assert told == [told[0]] * 100
+    assert told[0].keys() == {
+        "exception.type",
+        "exception.message",
+        "exception.stacktrace",
+        "exception.escaped",
+    }
 
 
 def test_what_is_made_from_an_unsampled_message_or_one_with_baggage_goes_on_as_it_came(

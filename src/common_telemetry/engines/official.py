@@ -304,9 +304,12 @@ class _PublishBatch(PublishBatchScope):
             yield headers
 
     def fail(self, error: BaseException | str) -> None:
+        told: Attributes | None = None
+        if isinstance(error, BaseException):
+            told = {**errors.exception_attributes(error), "exception.escaped": "False"}
         for opening, span in zip(self._openings, self._spans, strict=True):
             with self._bound.guard(opening.name):
-                mark_failed(span, error, type_of(error, None))
+                mark_failed(span, error, type_of(error, None), told=told)
 
 
 class _Process(_Scope, ProcessScope):
@@ -586,11 +589,23 @@ def type_of(error: BaseException | str, given: str | None) -> str:
     return errors.error_type(error) if isinstance(error, BaseException) else "_OTHER"
 
 
-def mark_failed(span: Span, error: BaseException | str, error_type: str, now_ns: int | None = None) -> None:
-    """Make `span` that of something that went wrong."""
+def mark_failed(
+    span: Span,
+    error: BaseException | str,
+    error_type: str,
+    now_ns: int | None = None,
+    *,
+    told: Attributes | None = None,
+) -> None:
+    """Make `span` that of something that went wrong.
+
+    `told` is what its event says of the exception, for who has that: `record_exception` formats it anew.
+    """
     span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
     span.set_attribute(names.ERROR_TYPE, error_type)
-    if isinstance(error, BaseException):
+    if told is not None:
+        span.add_event("exception", told, now_ns)
+    elif isinstance(error, BaseException):
         span.record_exception(error, errors.exception_attributes(error), now_ns)
 
 

@@ -170,6 +170,7 @@ class Activation:
         supervisor = self._roster.supervisor(slot)
         if supervisor is not None:
             await self._dispatcher.unfollow(slot, self._settings.drain_timeout_s)
+            await self._dispatcher.turn.give()  # here and below: many may come here in one round of the loop
             await self.withdraw(slot, "it was deactivated before the plugin could handle it")
             await supervisor.shut_down(supervisor.manifest.timeouts.shutdown_ms / 1_000, cause)
         if slot.state in BROKEN:

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from echo_core.errors import HostStopping
+from echo_core.transports.turn import Turn
 
 T = TypeVar("T")
 
@@ -48,6 +49,8 @@ class Changes:
 
     async def _in_turn(self, name: str, change: Coroutine[Any, Any, T]) -> T:
         async with self._locks[name]:
+            # A thousand may be asked for at once, and each takes as long as many messages.
+            await Turn.of_running_loop().give()
             return await change
 
     def _ended(self, change: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:

@@ -241,18 +241,14 @@ class HostContext:
                 receipts=receipts,
             )
             try:
-                try:
-                    accept = self._accept
-                    accepting = accept(topic, message)
-                    if accepting is not DONE:
-                        scope.make_current()
-                        with self.elsewhere():
-                            await accepting
-                except StoreError as error:
-                    await self._refused(error, topic, [message])
-            except BaseException as error:
-                scope.fail(error)
-                raise
+                accept = self._accept
+                accepting = accept(topic, message)
+                if accepting is not DONE:
+                    scope.make_current()
+                    with self.elsewhere():
+                        await accepting
+            except StoreError as error:
+                await self._refused(error, topic, [message])
         self.statistics.published += 1
         if self.history is not None:
             self.history.accepted(topic, message, root_id, parents)
@@ -321,9 +317,8 @@ class HostContext:
                         await self._accept_batch(topic, messages)
                 except StoreError as error:
                     await self._refused(error, topic, messages)
-            except BaseException as error:
-                scope.fail(error)
-                if isinstance(error, TransportError) and error.accepted:
+            except TransportError as error:
+                if error.accepted:
                     self._count_batch(topic, messages[: error.accepted])
                 raise
         self._count_batch(topic, messages)

@@ -41,6 +41,8 @@ _TICK_S: Final = 0.05
 """How often handlers are held against their deadlines."""
 _COLLECTING_S: Final = 5.0
 """How long sources wait for the queues of this host to be made."""
+KEPT_AT_ONCE: Final = 1_024
+"""Messages that become dead letters before others have a turn, where a plugin leaves many; some 2 ms."""
 _LOOKED_AT: Final = 50
 """Plugins that are asked at each tick whether they get on; where there are more, each has its turn."""
 
@@ -309,15 +311,17 @@ class Dispatcher:
         return len(left)
 
     async def _dead_letter(self, slot: PluginSlot, left: Sequence[Delivery], reason: str) -> None:
-        """Keep what nobody else keeps."""
-        if not left:
-            return
+        """Keep what nobody else keeps; so many at a time that the loop can look after others."""
+        slot.statistics.taken += len(left)  # unfinished, if they cannot even be kept
+        for at in range(0, len(left), KEPT_AT_ONCE):
+            await self._dead_letter_some(slot, left[at : at + KEPT_AT_ONCE], reason)
+
+    async def _dead_letter_some(self, slot: PluginSlot, left: Sequence[Delivery], reason: str) -> None:
         tried = {key: tuple(each.attempts) for key, each in slot.tried.items()}
         letters = [
             dead_letter(slot, delivery, reason=reason, attempts=tried.get(id(delivery), ()))
             for delivery in left
         ]
-        slot.statistics.taken += len(left)  # unfinished, if they cannot even be kept
         writing = asyncio.create_task(asyncio.to_thread(self._dead_letters.add, letters))
         try:
             await asyncio.shield(writing)

@@ -25,6 +25,7 @@ from echo_core.runtime.slot import PluginSlot
 from echo_core.runtime.source_context import SourceContext
 from echo_core.runtime.states import BROKEN, PluginState
 from echo_core.runtime.threads import Threads, thread_count
+from echo_core.transports.turn import Turn
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -222,6 +223,7 @@ class Supervisor:
                 slot.move_to(PluginState.FAILED, f"shutdown: {reason}")
         if slot.threads is not None:
             slot.threads.shutdown()
+        await Turn.of_running_loop().give()  # many may come here in one round of the loop
         if self.context is not None:
             await self.context.close()
         left = await self._sweep(seconds)

@@ -391,14 +391,17 @@ class _Scope(MessageContext, MessageScope):
         span.span_id = self.span_id
         return span
 
-    def _mark_failed(self, error: BaseException | str, error_type: str) -> None:
+    def _mark_failed(
+        self, error: BaseException | str, error_type: str, told: Mapping[str, str] | None = None
+    ) -> None:
+        """`told`: the attributes of the exception, for who has them."""
         span = self.span()
         span.set_status(Status(StatusCode.ERROR, describe_failure(error)))
         span.set_attribute(names.ERROR_TYPE, error_type)
         if isinstance(error, BaseException):
             # Formatting a traceback takes longer than many a handler: it must not count as the span's time.
             now = self._start + self._owner.stamps.perf_counter_ns() - self._perf
-            span.record_exception(error, exception_attributes(error), self.ended_ns or now)
+            span.record_exception(error, told or exception_attributes(error), self.ended_ns or now)
 
     @abstractmethod
     def _starting(self) -> dict[str, Any]:
@@ -547,14 +550,16 @@ class _PublishBatch(PublishBatchScope):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         owner, is_tapped = self._owner, bool(self._owner.taps)
+        if error is not None:
+            self.fail(error)
         for one in self._publications:
             one.ended_ns = one._start + owner.stamps.perf_counter_ns() - one._perf
             try:
-                if error is None and one._span is None and one._is_plain and not is_tapped:
+                if one._span is None and one._is_plain and not is_tapped:
                     if owner.buffer is not None:
                         one._write(owner.buffer, owner.standing.origin or owner.tracer.origin)
                 else:
-                    one._end(error)
+                    one._end(None)
             except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
                 owner.report(one._site.name, problem)
             one._token = None
@@ -563,8 +568,13 @@ class _PublishBatch(PublishBatchScope):
         return (publication.carrier() for publication in self._publications)
 
     def fail(self, error: BaseException | str) -> None:
-        for publication in self._publications:
-            publication.fail(error)
+        # Once for all: to format a stack takes as long as ten messages do, and they may be a thousand.
+        told = exception_attributes(error) if isinstance(error, BaseException) else None
+        for one in self._publications:
+            try:
+                one._mark_failed(error, type_of(error, None), told)
+            except Exception as problem:  # noqa: BLE001 - telemetry never fails a message
+                self._owner.report(one._site.name, problem)
 
 
 class _Process(_Scope, ProcessScope):

@@ -9,6 +9,7 @@ from common_telemetry import PluginTelemetry, TelemetryContext
 from echo_core.runtime.clock import Clock
 from echo_core.runtime.dead_letters.database import DeadLetterError
 from echo_core.runtime.dead_letters.store import DeadLetterStore
+from echo_core.transports.turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ class DepthMeter:
     async def measure(self) -> None:
         """Measure once; raises `DeadLetterError`."""
         depths = {depth.plugin: depth for depth in await asyncio.to_thread(self._letters.depths)}
+        turn = Turn.of_running_loop()
         for name in {*depths, *self._measured, *self._running()}:
             if name not in self._measured:
                 self._measured[name] = self._telemetry.for_plugin(name, "")
             depth = depths.get(name)
             self._measured[name].dead_letters(depth.count if depth else 0, depth.age_s() if depth else 0.0)
+            await turn.give_if_over()  # there may be a thousand
